@@ -1,0 +1,465 @@
+"""Batches: the one unit of log, wire, fsync and checksum.
+
+Problem: per-delta framing would cost more than the deltas. A batch must be
+small on the wire, quick to decode in bulk, verbatim everywhere (a batch is
+never re-encoded, so two encodings of one batch cannot exist), and able to
+expose a clone that reuses dots.
+
+Idea: a batch holds consecutive deltas of one replica, whole transactions only,
+as *segments*: runs of deltas that share space, datatype and metadata, stored
+column by column. Dots are implied by position. A superseded dot of the
+writer's own is written as a distance, usually one byte; foreign dots index a
+table of replica ids. Dependencies list only what changed since the replica's
+previous batch. Every batch carries the hash of the one before it.
+
+Layout (MessagePack; the exact specification is in ``DESIGN.md``)::
+
+    batch       = [version, replica, first_sequence, count, previous_hash, region,
+                   replicas, dependencies, spaces, order_base, physical_base, transactions]
+    transaction = [order - order_base, physical - physical_base, metadata | nil, segments]
+    segment     = [space, datatype, keys, fields, values, superseded, metadata | nil]
+    keys        = key | [key, …] | [prefix, [rest of the key, …]]
+
+Invariants: decoding either returns a batch whose every column is checked, or
+raises ``MalformedFrame`` having changed nothing; the hash of a batch is the
+BLAKE2b-128 of its bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from crdtmem.causality import VersionVector
+from crdtmem.codec import pack, unpack
+from crdtmem.entries import (
+    NO_METADATA,
+    SEQUENCE_BITS,
+    SEQUENCE_MASK,
+    Field,
+    Metadata,
+    Stamp,
+)
+from crdtmem.errors import MalformedFrame
+
+__all__ = [
+    "BATCH_VERSION",
+    "GENESIS_HASH",
+    "REGION_BYTES",
+    "REMOVED",
+    "Batch",
+    "BatchHeader",
+    "ReplicaTable",
+    "Segment",
+    "SpaceName",
+    "Superseded",
+    "array_header",
+    "decode_batch",
+    "encode_batch",
+    "encode_dots_column",
+    "hash_of",
+    "pack_keys",
+    "superseded_dots",
+    "unpack_keys",
+]
+
+BATCH_VERSION: Final = 1
+GENESIS_HASH: Final = bytes(16)
+REGION_BYTES: Final = 64
+"""The longest name of a region, in bytes of UTF-8."""
+
+_HEADER_LENGTH: Final = 12
+_STR_ONLY: Final = frozenset({str})
+_PREFIX_FROM_KEYS: Final = 8
+_PREFIX_FROM_LETTERS: Final = 1
+_PREFIX_LETTERS: Final = 1_024
+_INT_ONLY: Final = frozenset({int})
+_TIME_LIMIT_US: Final = 1 << 63
+
+SpaceName = tuple[str, ...]
+Superseded = "int | tuple[int, ...]"
+"""What one delta supersedes: 0 nothing; n the writer's own dot n before it; a tuple of dots."""
+
+
+def hash_of(data: bytes) -> bytes:
+    """Return the 16-byte hash that names a batch's content."""
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+@dataclass(slots=True)
+class Segment:
+    """A run of consecutive deltas of one transaction with one space, datatype and stamp.
+
+    ``first`` is the integer dot of the first delta; ``count`` how many there
+    are. ``keys`` is a column, or one text for all. ``fields`` is ``None`` for
+    datatypes without fields, else a column (0 in a column of dots stands for
+    the delta's own dot). ``values`` is ``None`` for removals. ``superseded``
+    is ``None`` when nothing is, else a column of ``Superseded``.
+    """
+
+    space: SpaceName
+    datatype: int
+    first: int
+    count: int
+    keys: Any
+    fields: Any
+    values: Any
+    superseded: Any
+    stamp: Stamp
+
+    def deltas(self) -> Iterator[tuple[int, str, Field | None, Any, tuple[int, ...]]]:
+        """Yield ``(dot, key, field, value, superseded dots)``; removals yield ``REMOVED``.
+
+        Convenient, not fast: joins walk the columns instead.
+        """
+        for index in range(self.count):
+            dot = self.first + index
+            key = self.keys if type(self.keys) is str else self.keys[index]
+            field = None if self.fields is None else self.fields[index]
+            value = REMOVED if self.values is None else self.values[index]
+            superseded = 0 if self.superseded is None else self.superseded[index]
+            yield (
+                dot,
+                key,
+                dot if field == 0 and type(field) is int else field,
+                value,
+                superseded_dots(superseded, dot),
+            )
+
+
+class _Removed:
+    """The value of a delta that only removes."""
+
+    def __repr__(self) -> str:
+        return "REMOVED"
+
+
+REMOVED: Final = _Removed()
+
+
+def superseded_dots(superseded: Any, dot: int) -> tuple[int, ...]:
+    """Return one delta's superseded column item as a tuple of dots."""
+    if type(superseded) is tuple:
+        return superseded
+    return (dot - superseded,) if superseded else ()
+
+
+@dataclass(slots=True)
+class BatchHeader:
+    """What is known of a batch without its transactions."""
+
+    replica: int
+    first: int
+    count: int
+    previous_hash: bytes
+    region: str
+    dependencies: dict[int, int]
+
+    @property
+    def last(self) -> int:
+        """The sequence of the last delta."""
+        return self.first + self.count - 1
+
+
+@dataclass(slots=True)
+class Batch:
+    """A decoded batch: its header, its segments in dot order, and its very bytes.
+
+    ``transactions`` holds, per transaction, ``(order, physical_us, metadata,
+    index of its first segment)``.
+    """
+
+    header: BatchHeader
+    transactions: list[tuple[int, int, Metadata, int]]
+    segments: list[Segment]
+    data: bytes
+    hash: bytes
+
+
+class ReplicaTable:
+    """The foreign replica ids of one batch, each named once."""
+
+    __slots__ = ("index", "own")
+
+    def __init__(self, own: int) -> None:
+        self.own = own
+        self.index: dict[int, int] = {}
+
+    def flat(self, dots: Iterable[int]) -> list[int]:
+        """Return dots as ``[replica index, sequence, …]``; the writer's own index is 0."""
+        numbers: list[int] = []
+        for dot in dots:
+            numbers += (self.of(dot >> SEQUENCE_BITS), dot & SEQUENCE_MASK)
+        return numbers
+
+    def of(self, replica: int) -> int:
+        """Return the index of a replica, adding it when new."""
+        if replica == self.own:
+            return 0
+        return self.index.setdefault(replica, len(self.index) + 1)
+
+
+def encode_dots_column(column: list[Any] | None, table: ReplicaTable) -> Any:
+    """Return a column of ``Superseded`` (or dot fields) in its wire form."""
+    if column is None or not any(column):
+        return None
+    return [table.flat(item) if type(item) is tuple else item for item in column]
+
+
+def encode_batch(
+    header: BatchHeader,
+    table: ReplicaTable,
+    spaces: Iterable[SpaceName],
+    bases: tuple[int, int],
+    transactions: list[bytes],
+) -> bytes:
+    """Return a batch's bytes from its already encoded transactions."""
+    dependencies = table.flat(
+        replica << SEQUENCE_BITS | sequence
+        for replica, sequence in sorted(header.dependencies.items())
+    )
+    head = pack(
+        (
+            BATCH_VERSION,
+            header.replica,
+            header.first,
+            header.count,
+            header.previous_hash,
+            header.region,
+            tuple(table.index),
+            dependencies,
+            tuple(spaces),
+            bases[0],
+            bases[1],
+            (),
+        )
+    )
+    # The last element was packed as an empty array of one byte: put the real ones in its place.
+    return b"".join((head[:-1], array_header(len(transactions)), *transactions))
+
+
+def pack_keys(keys: list[str]) -> bytes:
+    """Encode a column of keys; what all of them begin with is written once.
+
+    The form is ``[key, …]`` or ``[prefix, [rest, …]]``.
+    """
+    if len(keys) >= _PREFIX_FROM_KEYS:
+        low, high = min(keys), max(keys)
+        length = next((at for at, letter in enumerate(low) if high[at] != letter), len(low))
+        if _PREFIX_FROM_LETTERS <= length <= _PREFIX_LETTERS:
+            return pack((low[:length], [key[length:] for key in keys]))
+    return pack(keys)
+
+
+def array_header(length: int) -> bytes:
+    """Return the MessagePack header of an array of that many elements."""
+    if length < 16:
+        return bytes((0x90 | length,))
+    if length < 1 << 16:
+        return b"\xdc" + length.to_bytes(2, "big")
+    return b"\xdd" + length.to_bytes(4, "big")
+
+
+def decode_batch(data: bytes, *, known_fields: Mapping[int, bool] | None = None) -> Batch:
+    """Decode and check a batch; raises ``MalformedFrame``.
+
+    ``known_fields`` maps a datatype's code to whether it has fields; a
+    datatype that this program does not know is refused.
+    """
+    body = unpack(data)
+    try:
+        return _decode(body, data, known_fields)
+    except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
+        raise MalformedFrame(f"a batch with the wrong shape: {error}") from error
+
+
+def _decode(body: Any, data: bytes, known_fields: Mapping[int, bool] | None) -> Batch:
+    if type(body) is not tuple or len(body) != _HEADER_LENGTH or body[0] != BATCH_VERSION:
+        raise ValueError("not a batch of a version that is known here")
+    _, replica, first, count, previous, region, others, dependencies, spaces = body[:9]
+    _check(
+        set(map(type, (replica, first, count, body[9], body[10]))) == _INT_ONLY
+        and replica > 0
+        and first > 0
+        and count > 0
+        and first + count <= SEQUENCE_MASK
+        and type(previous) is bytes
+        and len(previous) == 16
+        and type(region) is str
+        and len(region) <= REGION_BYTES,
+        "the header",
+    )
+    _check(all(type(other) is int and other > 0 for other in others), "the replica table")
+    replicas = (replica, *others)
+    _check(len(set(replicas)) == len(replicas), "the replica table")
+    names = [_space_name(name) for name in spaces]
+    needs = VersionVector(
+        (dot >> SEQUENCE_BITS, dot & SEQUENCE_MASK) for dot in _dots(dependencies, replicas)
+    )
+    _check(replica not in needs and 0 not in needs.values(), "the dependencies")
+    header = BatchHeader(replica, first, count, previous, region, needs)
+    transactions: list[tuple[int, int, Metadata, int]] = []
+    segments: list[Segment] = []
+    dot = replica << SEQUENCE_BITS | first
+    for order_step, physical_step, metadata, parts in body[11]:
+        _check(type(order_step) is int and type(physical_step) is int, "a transaction's stamp")
+        shared = _metadata(metadata)
+        _check(type(parts) is tuple and len(parts) > 0, "a transaction")
+        order, physical = body[9] + order_step, body[10] + physical_step
+        _check(
+            0 <= order < _TIME_LIMIT_US and 0 <= physical < _TIME_LIMIT_US, "a transaction's stamp"
+        )
+        transactions.append((order, physical, shared, len(segments)))
+        stamp = _stamp(replica, region, order, physical, shared)
+        for part in parts:
+            segment = _segment(part, names, replicas, dot, stamp, shared, known_fields)
+            segments.append(segment)
+            dot += segment.count
+    _check(dot - (replica << SEQUENCE_BITS | first) == count, "the number of deltas")
+    return Batch(header, transactions, segments, data, hash_of(data))
+
+
+def _check(fine: bool, what: str) -> None:
+    if not fine:
+        raise ValueError(f"{what} is malformed")
+
+
+def _space_name(name: Any) -> SpaceName:
+    _check(type(name) is tuple and all(type(label) is str for label in name), "a space's name")
+    return tuple(name)
+
+
+def _dots(numbers: Any, replicas: tuple[int, ...]) -> tuple[int, ...]:
+    _check(
+        type(numbers) is tuple and set(map(type, numbers)) <= _INT_ONLY and len(numbers) % 2 == 0,
+        "a list of dots",
+    )
+    _check(not numbers or min(numbers) >= 0, "a list of dots")
+    if len(numbers) == 2:
+        return (replicas[numbers[0]] << SEQUENCE_BITS | numbers[1],)
+    pairs = zip(numbers[::2], numbers[1::2], strict=True)
+    return tuple([replicas[index] << SEQUENCE_BITS | sequence for index, sequence in pairs])
+
+
+def _dots_column(column: Any, count: int, replicas: tuple[int, ...], sequence: int) -> Any:
+    if column is None:
+        return None
+    _check(type(column) is tuple and len(column) == count, "a column of dots")
+    if set(map(type, column)) == _INT_ONLY:
+        distances = column
+    else:
+        distances = [item for item in column if type(item) is int]
+        column = [item if type(item) is int else _dots(item, replicas) for item in column]
+    # A distance that leads before the first sequence would name another replica's dot.
+    if distances and not (min(distances) >= 0 and max(distances) < sequence):
+        _check(
+            all(
+                type(item) is not int or 0 <= item < sequence + index
+                for index, item in enumerate(column)
+            ),
+            "a column of dots",
+        )
+    return column
+
+
+def _metadata(metadata: Any) -> Metadata:
+    if metadata is None:
+        return NO_METADATA
+    _check(type(metadata) is dict and set(map(type, metadata)) <= _STR_ONLY, "metadata")
+    return metadata  # type: ignore[no-any-return]
+
+
+def _stamp(replica: int, region: str, order: int, physical_us: int, metadata: Metadata) -> Stamp:
+    if not metadata:
+        return Stamp(replica, order, physical_us, "", region)
+    rest = {name: item for name, item in metadata.items() if name not in ("a", "t", "e")}
+    author, trust = metadata.get("a", ""), metadata.get("t", 0)
+    expires_at_us = metadata.get("e")
+    _check(type(author) is str and type(trust) is int, "metadata")
+    _check(type(metadata.get("i", b"")) is bytes, "metadata")
+    _check(expires_at_us is None or type(expires_at_us) is int, "metadata")
+    return Stamp(
+        replica, order, physical_us, author, region, trust, expires_at_us, rest or NO_METADATA
+    )
+
+
+def _segment(
+    part: Any,
+    names: list[SpaceName],
+    replicas: tuple[int, ...],
+    dot: int,
+    stamp: Stamp,
+    shared: Metadata,
+    known_fields: Mapping[int, bool] | None,
+) -> Segment:
+    space, datatype, keys, fields, values, superseded, metadata = part
+    _check(type(space) is int and 0 <= space < len(names) and type(datatype) is int, "a segment")
+    has_fields = fields is not None if known_fields is None else known_fields[datatype]
+    if type(keys) is str:
+        columns = [column for column in (values, superseded, fields) if type(column) is tuple]
+        _check(bool(columns), "a segment")
+        count = len(columns[0])
+    else:
+        keys = unpack_keys(keys)
+        count = len(keys)
+    _check(count > 0 and (values is None or len(values) == count), "a column of values")
+    _check(values is None or type(values) is tuple, "a column of values")
+    if metadata is not None:
+        stamp = _stamp(
+            stamp.replica,
+            stamp.region,
+            stamp.order,
+            stamp.physical_us,
+            {**shared, **_metadata(metadata)},
+        )
+    return Segment(
+        names[space],
+        datatype,
+        dot,
+        count,
+        keys,
+        _fields_column(fields, count, replicas, dot) if has_fields else None,
+        values,
+        _dots_column(superseded, count, replicas, dot & SEQUENCE_MASK),
+        stamp,
+    )
+
+
+def unpack_keys(keys: Any) -> tuple[str, ...]:
+    """Return a decoded column of keys, whichever form ``pack_keys`` chose.
+
+    Raises ``ValueError`` for anything else.
+    """
+    _check(type(keys) is tuple, "a column of keys")
+    prefix = None
+    if len(keys) == 2 and type(keys[1]) is tuple:
+        prefix, keys = keys
+        # A prefix is repeated for every key: a longer one could claim far more memory than it is.
+        _check(type(prefix) is str and len(prefix) <= _PREFIX_LETTERS, "a prefix of keys")
+    _check(set(map(type, keys)) <= _STR_ONLY, "a column of keys")
+    return keys if prefix is None else tuple(map(prefix.__add__, keys))
+
+
+def _fields_column(column: Any, count: int, replicas: tuple[int, ...], dot: int) -> Any:
+    """Return the fields: text, bytes, or dots (0 own; n a distance; a pair a foreign dot)."""
+    if column is None:
+        return (0,) * count
+    _check(type(column) is tuple and len(column) == count, "a column of fields")
+    if set(map(type, column)) <= {str, bytes}:
+        return column
+    fields: list[Field] = []
+    sequence = dot & SEQUENCE_MASK
+    for index, item in enumerate(column):
+        if type(item) is int:
+            # As far back as the writer's first dot, which later deltas are further from.
+            _check(0 <= item < sequence + index, "a field")
+            fields.append(dot + index - item if item else 0)
+        elif type(item) is tuple:
+            _check(len(item) == 2, "a field")
+            fields.append(_dots(item, replicas)[0])
+        else:
+            _check(type(item) in (str, bytes), "a field")
+            fields.append(item)
+    return fields

@@ -1,0 +1,61 @@
+"""``crdtmem node``: run a node in the foreground, as a supervisor wants it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import click
+
+from crdtmem.cli.base import config_option, find_settings, json_option
+
+__all__ = ["node_command"]
+
+
+@click.command("node")
+@click.option("--region", help="Region that this node belongs to.")
+@click.option("--node-name", metavar="NAME", help="Name for people, unique within the region.")
+@click.option("--cluster", metavar="NAME", help="Name that all nodes of a cluster share.")
+@click.option("--store", metavar="URL", help="URL of the store, such as sqlite:///crdtmem.db.")
+@click.option("--listen", metavar="HOST:PORT", help="Where peers connect; port 0 takes any.")
+@click.option("--peer", "peers", multiple=True, metavar="HOST:PORT", help="A peer; repeatable.")
+@click.option("--control-socket", metavar="PATH", help="Unix socket for clients and commands.")
+@click.option("--log-level", help="debug, info, warning or error.")
+@click.option(
+    "--set",
+    "assigned",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Any other setting, such as limits.key_bytes=512; repeatable.",
+)
+@config_option
+@json_option
+def node_command(
+    config_path: Path | None,
+    as_json: bool,
+    peers: tuple[str, ...],
+    assigned: tuple[str, ...],
+    **flags: Any,
+) -> None:
+    """Run a node until SIGTERM, SIGINT or a client's stop.
+
+    Prints one line when it is ready: region, replica, where it listens for peers and
+    where its control socket is; with --json one object. Logs go to standard error.
+    A second node on the same store or control socket is refused.
+    """
+    from crdtmem.node import run_node
+
+    if peers:
+        flags["peers"] = ",".join(peers)
+    for text in assigned:
+        name, separator, value = text.partition("=")
+        if not separator:
+            raise click.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--set")
+        flags[name] = value
+    settings = find_settings(config_path, flags)
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        format=f"%(asctime)s {settings.region}/{settings.node_name} %(levelname)s %(message)s",
+    )
+    run_node(settings, as_json=as_json)

@@ -1,0 +1,264 @@
+"""Three regions on one machine: real processes, real sockets, and links that can be cut.
+
+Problem: to show what a partition does, there has to be one: between processes that
+share nothing but a network, at distances like those between continents, in a way that
+needs no rights on the machine and leaves nothing behind.
+
+Idea: each region is a ``crdtmem node`` in a process of its own, with its store in a
+folder of its own. No node knows another's address: each link is a ``Relay`` with the
+latency of that link, and nodes are told the relay's. Cutting a region off makes its
+relays silent; every process and every socket lives on.
+
+Invariants: whatever ends the demo ends the nodes (see ``child``); every wait has a
+deadline, and ends at once when a node has died; a region is written to and read from
+through its own node's control socket only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from crdtmem.client import Client, connect
+from crdtmem.errors import CrdtmemError, NotCovered, Unreachable
+from crdtmem.relay import LinkShape, Relay
+from crdtmem.settings import parse_address
+
+__all__ = ["LINKS", "REGIONS", "Cluster", "RegionNode", "until"]
+
+T = TypeVar("T")
+
+REGIONS: Final = ("eu-west", "us-east", "ap-south")
+
+LINKS: Final[Mapping[tuple[str, str], LinkShape]] = {
+    ("us-east", "eu-west"): LinkShape(latency_ms=40, jitter_ms=4),
+    ("ap-south", "eu-west"): LinkShape(latency_ms=80, jitter_ms=8),
+    ("ap-south", "us-east"): LinkShape(latency_ms=110, jitter_ms=10),
+}
+"""The links by (who dials, who is dialled), with one-way latencies as across oceans."""
+
+_START_S: Final = 30.0
+_STOP_S: Final = 10.0
+_DEATH_S: Final = 1.0
+_PAUSE_S: Final = 0.05
+_LOG_TAIL_CHARACTERS: Final = 2_000
+
+
+async def until(condition: Callable[[], Awaitable[T | None]], what: str, *, timeout_s: float) -> T:
+    """Return the first result of ``condition`` that is true; raises ``NotCovered`` too late."""
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + timeout_s
+    while not (result := await condition()):
+        if loop.time() > deadline_s:
+            raise NotCovered(
+                f"after {timeout_s:.0f} s there was still no {what}",
+                hint="is the machine overloaded? the nodes' logs are kept with --keep",
+            )
+        await asyncio.sleep(_PAUSE_S)
+    return result
+
+
+def _import_path() -> list[str]:
+    """Return where a child process finds this very program."""
+    inherited = os.environ.get("PYTHONPATH")
+    return [str(Path(__file__).parents[2]), *([inherited] if inherited else [])]
+
+
+class RegionNode:
+    """One region: its process, its folder, and a client that watches it."""
+
+    def __init__(self, region: str, folder: Path) -> None:
+        self.region = region
+        self.folder = folder / region
+        self.ready: dict[str, Any] = {}
+        self.process: asyncio.subprocess.Process | None = None
+        self.watcher: Client | None = None
+
+    @property
+    def url(self) -> str:
+        """The node's control socket."""
+        return str(self.ready["control"])
+
+    @property
+    def client(self) -> Client:
+        """The client that reads and asks for the status. The agents have their own."""
+        assert self.watcher is not None, "the node has not started"
+        return self.watcher
+
+    async def start(self, peers: list[str]) -> None:
+        """Start the process, and wait for its readiness line. Raises ``Unreachable``."""
+        self.folder.mkdir()
+        settings = {
+            "region": self.region,
+            "node_name": f"{self.region}-1",
+            "cluster": "demo",
+            "store": f"sqlite:///{self.folder / 'memory.db'}",
+            "control_socket": str(self.folder / "sock"),
+            "listen": "127.0.0.1:0",
+            "peers": ",".join(peers),
+            "reconnect": {"minimum_ms": 50, "maximum_ms": 500},
+        }
+        with (self.folder / "node.log").open("wb") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                # Not what happens to lie in the current folder, but the program that runs here.
+                "-P",
+                "-m",
+                "crdtmem.demo.child",
+                json.dumps(settings),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(_import_path())},
+                # An interrupt at the terminal is the demo's to handle, in order.
+                start_new_session=True,
+            )
+        assert self.process.stdout is not None
+        try:
+            line = await asyncio.wait_for(self.process.stdout.readline(), _START_S)
+        except TimeoutError as error:
+            raise Unreachable(f"{self.region} did not start in time", hint=self.tail()) from error
+        if not line:
+            await self.process.wait()
+            self.check()
+        self.ready = json.loads(line)
+
+    def check(self) -> None:
+        """Raise ``Unreachable`` when the process has ended."""
+        if self.process is not None and self.process.returncode is not None:
+            raise Unreachable(
+                f"the node of {self.region} ended with status {self.process.returncode}",
+                hint=self.tail(),
+            )
+
+    def tail(self) -> str:
+        """Return the end of the node's log."""
+        log = self.folder / "node.log"
+        text = log.read_text(errors="replace") if log.exists() else ""
+        return f"its log ends with: {text[-_LOG_TAIL_CHARACTERS:].strip() or 'nothing'}"
+
+    async def status(self) -> dict[str, Any]:
+        """Return what ``crdtmem status`` shows. Raises ``Unreachable``."""
+        self.check()
+        answer: dict[str, Any] = await self.client.call("status", ())
+        return answer
+
+    async def stop(self) -> None:
+        """Stop the process, gently and then not. Idempotent."""
+        if self.watcher is not None:
+            await self.watcher.close()
+        process = self.process
+        if process is None:
+            return
+        if process.stdin is not None:
+            process.stdin.close()
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+            try:
+                await asyncio.wait_for(process.wait(), _STOP_S)
+            except TimeoutError:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+
+
+class Cluster:
+    """Three nodes and the links between them. Use ``async with``."""
+
+    def __init__(self, folder: Path, seed: int = 0) -> None:
+        self.nodes = {region: RegionNode(region, folder) for region in REGIONS}
+        self.relays = {
+            pair: Relay("127.0.0.1", 0, shape, seed=seed + number)
+            for number, (pair, shape) in enumerate(LINKS.items())
+        }
+        self.cut_region: str | None = None
+
+    async def __aenter__(self) -> Cluster:
+        try:
+            await self._start()
+        except BaseException as error:
+            await self._end(error)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: Any
+    ) -> None:
+        await self._end(error)
+
+    async def _end(self, error: BaseException | None) -> None:
+        """Stop; where a node had died, say that instead of what its clients noticed."""
+        try:
+            if isinstance(error, CrdtmemError | BaseExceptionGroup):
+                await self._name_the_dead()
+        finally:
+            await self.stop()
+
+    async def _name_the_dead(self) -> None:
+        processes = [node.process for node in self.nodes.values() if node.process is not None]
+        ends = [asyncio.create_task(process.wait()) for process in processes]
+        if ends:
+            # A client notices a broken socket a moment before the death is reported.
+            await asyncio.wait(ends, timeout=_DEATH_S, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
+        for node in self.nodes.values():
+            node.check()
+
+    async def _start(self) -> None:
+        for relay in self.relays.values():
+            await relay.start()
+            # Closed until the node behind it has said which port it got.
+            relay.cut()
+        peers: dict[str, list[str]] = {region: [] for region in REGIONS}
+        for (dialler, _), relay in self.relays.items():
+            peers[dialler].append(f"127.0.0.1:{relay.listening_port}")
+        async with asyncio.TaskGroup() as group:
+            for region, node in self.nodes.items():
+                group.create_task(node.start(peers[region]))
+        for node in self.nodes.values():
+            node.watcher = await connect(node.url, retry=False)
+        for (_, target), relay in self.relays.items():
+            relay.port = parse_address(self.nodes[target].ready["listen"])[1]
+            # The first region founds the cluster: the others meet it before each other.
+            if target == REGIONS[0]:
+                relay.heal()
+        await until(self._all_are_members, "membership of all three regions", timeout_s=_START_S)
+        self.heal()
+
+    async def _all_are_members(self) -> bool:
+        statuses = [await node.status() for node in self.nodes.values()]
+        return all(
+            status["member"] and len(status["members"]) == len(REGIONS) for status in statuses
+        )
+
+    def cut(self, region: str) -> None:
+        """Cut a region off: its links go silent, in both directions."""
+        self.cut_region = region
+        for pair, relay in self.relays.items():
+            if region in pair:
+                relay.cut()
+
+    def heal(self) -> None:
+        """Let every link through again."""
+        self.cut_region = None
+        for relay in self.relays.values():
+            relay.heal()
+
+    async def statuses(self) -> dict[str, dict[str, Any]]:
+        """Return every node's status, by region."""
+        found = await asyncio.gather(*(node.status() for node in self.nodes.values()))
+        return dict(zip(self.nodes, found, strict=True))
+
+    async def stop(self) -> None:
+        """Stop every node and every link. Idempotent."""
+        await asyncio.gather(*(node.stop() for node in self.nodes.values()))
+        for relay in self.relays.values():
+            await relay.close()

@@ -1,0 +1,105 @@
+"""What a replica derives from its state and keeps at hand: policies and operation ids.
+
+Problem: looking up a space's policy for every write, or searching the log for an
+operation id, would cost more than the write.
+
+Idea: both are caches of replicated data, brought up to date whenever a batch is
+published, and rebuilt after a recovery. A client draws an operation id for each
+transaction; whoever sees the id again answers with the first one's dots instead
+of doing it twice.
+
+Invariants: the policy at hand is the one that the state resolves to; at most
+``KNOWN_OPERATIONS`` ids are remembered, the oldest forgotten first, so that a
+retry counts once as long as it comes within so many transactions.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Final
+
+from crdtmem.batch import Batch, SpaceName
+from crdtmem.errors import InvalidValue
+from crdtmem.policy import DEFAULT_POLICY, SYSTEM_SPACE, Policy, policy_key, policy_space
+from crdtmem.reading import SpaceReader
+from crdtmem.table import State
+
+__all__ = ["KNOWN_OPERATIONS", "KnownOperations", "Policies"]
+
+KNOWN_OPERATIONS: Final = 100_000
+_REGISTER: Final = 1
+
+
+class Policies:
+    """The policy of each space that has one."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._policies: dict[SpaceName, Policy] = {}
+
+    def of(self, space: SpaceName) -> Policy:
+        """Return a space's policy, from the replicated record or the default."""
+        return self._policies.get(space, DEFAULT_POLICY)
+
+    def note(self, keys: str | Iterable[str]) -> None:
+        """Read again what these keys of the system space say."""
+        for key in (keys,) if isinstance(keys, str) else keys:
+            space = policy_space(key)
+            if space is not None:
+                self._policies[space] = self._read(space)
+
+    def note_all(self) -> None:
+        """Read every policy again."""
+        system = self._state.find(SYSTEM_SPACE, _REGISTER)
+        if system is not None:
+            self.note(list(system.slots))
+
+    def _read(self, space: SpaceName) -> Policy:
+        system = self._state.find(SYSTEM_SPACE, _REGISTER)
+        slot = None if system is None else system.slots.get(policy_key(space))
+        # Policies are resolved by latest, whatever the system space's own policy says.
+        reader = SpaceReader(0)
+        entries = reader.live(slot)
+        if not entries:
+            return DEFAULT_POLICY
+        try:
+            return Policy.from_value(reader.resolve(entries))
+        except InvalidValue:
+            # A later version's policy that cannot be read here: serve by the default.
+            return DEFAULT_POLICY
+
+
+class KnownOperations:
+    """The operation ids of recent transactions, with their first dot and number of deltas."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
+
+    def find(self, identity: bytes) -> tuple[int, int] | None:
+        """Return the first dot and the number of deltas of a known operation."""
+        return self._known.get(identity)
+
+    def learn(self, identity: bytes, first: int, count: int) -> None:
+        """Remember an operation; the first to be seen under an id stays."""
+        self._known.setdefault(identity, (first, count))
+        while len(self._known) > KNOWN_OPERATIONS:
+            self._known.popitem(last=False)
+
+    def forget(self, identity: bytes) -> None:
+        """Forget an operation whose commit failed."""
+        self._known.pop(identity, None)
+
+    def note(self, batch: Batch) -> None:
+        """Remember the operation ids that a published batch carries."""
+        for index, (_, _, metadata, first) in enumerate(batch.transactions):
+            identity = metadata.get("i") if metadata else None
+            if type(identity) is bytes and identity not in self._known:
+                following = batch.transactions[index + 1 :]
+                end = following[0][3] if following else len(batch.segments)
+                parts = batch.segments[first:end]
+                self.learn(identity, parts[0].first, sum(part.count for part in parts))
+
+    def listed(self) -> list[tuple[bytes, int, int]]:
+        """Return them all, oldest first."""
+        return [(name, first, count) for name, (first, count) in self._known.items()]

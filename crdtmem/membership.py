@@ -1,0 +1,289 @@
+"""Membership: founding, admitting, evicting and retiring, as an engine does them.
+
+Problem: who is a member decides what is stable, whose batches are taken and
+whether this replica may write at all; every message and every publication may
+change it, and each change must come at a moment when nothing is in flight.
+
+Idea: ``Epoch`` says who is a member and what each has acknowledged; ``Evictions``
+says what to promise and what follows. This module drives both: it greets peers,
+sponsors newcomers, founds a cluster where nobody else can, and turns verdicts
+into cuts on the inbox, transactions and, for a replica that must stop, a
+``Retire`` effect: the store is marked, so that the next start takes a new
+replica id and sets aside what lies beyond the cuts.
+
+Invariants: a replica that is no member does not write; evictions are reacted to
+only while no flight is out; a replica that retires writes nothing more under
+its id, in this process or any later one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from crdtmem.causality import VersionVector
+from crdtmem.effects import Alarm, Effect, Retire
+from crdtmem.epoch import Epoch, admission_operations, founding_operations, replica_text
+from crdtmem.errors import LocalError
+from crdtmem.eviction import Evictions, Halt, SetCut
+from crdtmem.flight import FLIGHT_DELTAS
+from crdtmem.messages import Hello
+from crdtmem.replica import Replica
+from crdtmem.transaction import Operation, Transaction
+
+__all__ = ["Membership", "NodeInfo"]
+
+_AUTHOR = "crdtmem"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """What a node tells its cluster of itself, and expects of it.
+
+    ``peers`` is how many peers are configured; with none, a fresh node founds.
+    ``predecessor`` is the replica id that this store had before, if it had one,
+    and ``predecessor_last`` the last sequence that it is known to have written
+    under it. ``boot`` counts the starts of the store. A clock further than
+    ``skew_alarm_us`` from the median of all is named in an alarm. One fsync makes about
+    ``flight_deltas`` deltas durable at most.
+    """
+
+    name: str = ""
+    cluster: str = "crdtmem"
+    peers: int = 0
+    address: str = ""
+    skew_alarm_us: int = 500_000
+    flight_deltas: int = FLIGHT_DELTAS
+    boot: int = 1
+    predecessor: int | None = None
+    predecessor_last: int = 0
+
+
+class Membership:
+    """One replica's part in its cluster."""
+
+    def __init__(self, replica: Replica, node: NodeInfo) -> None:
+        self.replica = replica
+        self.node = node
+        self.own = replica.identity.replica
+        self.epoch = Epoch(self.own)
+        self.evictions = Evictions(self.own)
+        self._common = 0
+        # Our own id from the moment that we found: whoever meets us before that is durable must
+        # not found another cluster, and after a crash we found the same one again.
+        self.founding = 0
+        self._as_new: set[int] = set()
+        self._configured: set[int] = set()
+        self._sponsored: set[int] = set()
+        self._greeted: dict[int, Hello] = {}
+        self._must_react = False
+
+    # ------------------------------------------------------------------ beginnings
+
+    def start(self, now_us: int) -> list[Effect]:
+        """Begin after recovery. Without peers, a replica that is no member founds."""
+        state = self.replica.state
+        self.epoch.refresh(state)
+        self.evictions.refresh(state)
+        self._common = self._known_of_ours()
+        self.replica.writable = self.epoch.is_member
+        self._must_react = True
+        effects = self.react(now_us)
+        if self.replica.writable:
+            return [*effects, *self._give_up_former(now_us)]
+        if self.node.peers:
+            return effects
+        others = self._others()
+        if not others and (self.epoch.records or self.node.predecessor is None):
+            return [*effects, *self._found(now_us)]
+        names = ", ".join(replica_text(other) for other in sorted(others)) or "not known"
+        message = f"this store's members are {names}; it waits for one of them to admit it"
+        return [*effects, Alarm("not a member", message, {"members": sorted(others)})]
+
+    def _known_of_ours(self) -> int:
+        """Return how much of our own any other replica was known to hold when we started.
+
+        The one part of our history of which a copy of this store cannot have another.
+        """
+        others = self.epoch.records.keys() | self.replica.state.vector.keys()
+        known = (self.epoch.acknowledged(other) for other in others)
+        return max((vector.get(self.own, 0) for vector in known), default=0)
+
+    def former_ids(self) -> set[int]:
+        """Return the ids that this store had before, as far as they are known."""
+        former: set[int] = set()
+        earlier = self.node.predecessor
+        while earlier is not None and earlier not in former:
+            former.add(earlier)
+            record = self.epoch.records.get(earlier)
+            earlier = None if record is None else record.predecessor
+        return former - {self.own}
+
+    def _others(self) -> set[int]:
+        """Return the members that are neither this replica, nor its former ids, nor evicted."""
+        evicted = {gone for verdict in self.evictions.verdicts for gone in verdict.evicted}
+        return set(self.epoch.members) - evicted - self.former_ids() - {self.own}
+
+    def _found(self, now_us: int) -> list[Effect]:
+        """Admit ourselves: the first write of a cluster, which bears our id.
+
+        A store that was copied or restored on its own founds one too; its former
+        ids are members of that, until we are one and ``_give_up_former``.
+        """
+        operations = founding_operations(
+            self.replica.identity,
+            self.node.name,
+            predecessor=self.node.predecessor,
+            predecessor_last=self.node.predecessor_last,
+        )
+        self.replica.writable = True
+        self.founding = self.own
+        return self._write(operations, now_us)
+
+    def _give_up_former(self, now_us: int) -> list[Effect]:
+        """Evict the former ids of a store whose new id founded: nobody else ever will.
+
+        They cannot write in this cluster, and as long as they are waited for
+        nothing is stable.
+        """
+        own = self.epoch.records.get(self.own)
+        if own is None or not own.is_founder:
+            return []
+        proposed = {proposal.victim for proposal in self.evictions.proposals}
+        effects: list[Effect] = []
+        for former in sorted((self.former_ids() & self.epoch.members) - proposed):
+            effects += self.propose(former, forced=True, now_us=now_us)
+        return effects
+
+    def _write(self, operations: list[Operation], now_us: int) -> list[Effect]:
+        transaction = Transaction(author=_AUTHOR)
+        for operation in operations:
+            transaction.add(operation)
+        transaction.seal(self.replica.limits)
+        return self.replica.submit(None, transaction, now_us, first=True)
+
+    def greeted(self, hello: Hello, now_us: int, *, dialled: bool) -> list[Effect]:
+        """A peer introduced itself: sponsor it if it is new, or found if all are.
+
+        ``dialled`` tells a configured peer from a stranger that dialled us: only when
+        every configured peer is known to be as new as we are may the smallest id found.
+        """
+        self._greeted[hello.replica] = hello
+        if self.epoch.is_member:
+            return self._sponsor(hello, now_us)
+        if hello.cluster_id or self.epoch.records:
+            self._as_new.discard(hello.replica)
+            return []
+        self._as_new.add(hello.replica)
+        if dialled:
+            self._configured.add(hello.replica)
+        all_new = len(self._configured & self._as_new) >= self.node.peers
+        if all_new and not self.replica.writable and self.own < min(self._as_new):
+            return self._found(now_us)
+        return []
+
+    def _sponsor(self, hello: Hello, now_us: int) -> list[Effect]:
+        newcomer = hello.replica
+        if newcomer in self.epoch.records or newcomer in self._sponsored:
+            return []
+        beyond = self.evictions.admits(hello.vector, self.replica.state.vector)
+        if beyond is not None:
+            message = f"{newcomer:016x} holds what lies beyond the cut of {beyond:016x}"
+            details = {"newcomer": newcomer, "evicted": beyond}
+            return [Alarm("not admitted", message, details)]
+        try:
+            operations = admission_operations(
+                self.epoch,
+                newcomer,
+                hello.region,
+                hello.node,
+                predecessor=hello.predecessor or None,
+                predecessor_last=hello.predecessor_last,
+                limit=self.replica.limits.members,
+            )
+        except LocalError as error:
+            return [Alarm("not admitted", str(error), {"newcomer": newcomer})]
+        self._sponsored.add(newcomer)
+        return self._write(operations, now_us) if operations else []
+
+    # ------------------------------------------------------------------ news
+
+    def published(self, system_changed: bool, now_us: int) -> list[Effect]:
+        """React to a published flight; ``system_changed`` if it touched the system space."""
+        if system_changed:
+            was_member = self.epoch.is_member
+            self.epoch.refresh(self.replica.state)
+            self.evictions.refresh(self.replica.state)
+            self._must_react = True
+            if self.epoch.is_member and not was_member:
+                return [*self._became_member(now_us), *self.react(now_us)]
+        return self.react(now_us)
+
+    def _became_member(self, now_us: int) -> list[Effect]:
+        self.replica.writable = True
+        effects: list[Effect] = []
+        record = self.epoch.records[self.own]
+        if record.is_founder:
+            effects += self._give_up_former(now_us)
+            for hello in self._greeted.values():
+                effects += self._sponsor(hello, now_us)
+        return effects
+
+    def acknowledge(self, replica: int, vector: Mapping[int, int], now_us: int) -> list[Effect]:
+        """Take note of a durable vector, and of what it decides."""
+        self.epoch.acknowledge(replica, vector)
+        if self.evictions.proposals or self.evictions.promises:
+            self._must_react = True
+            return self.react(now_us)
+        return []
+
+    def react(self, now_us: int) -> list[Effect]:
+        """Carry out what evictions demand, if no flight is out; else the next publish does."""
+        replica = self.replica
+        if not self._must_react or replica.flight is not None:
+            return []
+        self._must_react = False
+        operations, consequences = self.evictions.react(self.epoch, replica.state.vector)
+        effects: list[Effect] = []
+        for consequence in consequences:
+            if isinstance(consequence, SetCut):
+                replica.inbox.set_cut(consequence.replica, consequence.last)
+            elif isinstance(consequence, Halt):
+                effects += self.retire(consequence.reason, consequence.cuts)
+            else:
+                effects.append(consequence)
+        if operations:
+            effects += self._write(operations, now_us)
+        return effects
+
+    def propose(self, victim: int, *, forced: bool, now_us: int) -> list[Effect]:
+        """Propose to evict a member. Raises ``LocalError``s; see ``Evictions.propose``."""
+        operations = self.evictions.propose(
+            self.epoch, self.replica.state.vector, victim, forced=forced
+        )
+        return self._write(operations, now_us) if operations else []
+
+    # ------------------------------------------------------------------ endings
+
+    def retire(self, reason: str, cuts: Mapping[int, int]) -> list[Effect]:
+        """Stop writing under this id for good; what lies beyond ``cuts`` is to be set aside."""
+        if self.replica.halted is not None:
+            return []
+        return [*self.replica.halt(reason), Retire(reason, dict(cuts))]
+
+    def questioned(self, reason: str) -> list[Effect]:
+        """A peer holds under our id what we did not write: this store is an old copy.
+
+        From where on the two histories differ cannot be told, only where they
+        were still one: what others were known to hold of ours when we started. What
+        is beyond comes back from the peers where it is theirs too; the rest stays
+        aside, to be rescued as new operations.
+        """
+        return self.retire(f"a peer holds {reason}", {self.own: self._common})
+
+    def take_through(self, replica: int, vector: VersionVector) -> int:
+        """Return the highest sequence of a replica that may be taken."""
+        inbox = self.replica.inbox
+        if replica in inbox.fenced:
+            return vector.get(replica, 0)
+        return inbox.cuts.get(replica, (1 << 64) - 1)

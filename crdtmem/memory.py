@@ -1,0 +1,307 @@
+"""The embedded memory: a full replica inside the caller's process.
+
+Problem: an agent wants its memory at hand: reads without a network, writes that
+are durable when they return, and the same code when the memory later moves
+behind a node.
+
+Idea: ``Memory.open`` recovers an engine from its store and runs it on the
+current event loop. It is a ``Backend``, so all handles work on it; ``reader`` is
+the one addition, a synchronous read.
+
+Invariants: an awaited write is durable; a returned value never aliases state; a
+memory is used from the event loop that opened it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import deque
+from collections.abc import Callable, Collection
+from typing import Any
+
+from crdtmem.batch import SpaceName
+from crdtmem.causality import Context
+from crdtmem.changes import Change, changes_of
+from crdtmem.checkpointing import Checkpointer
+from crdtmem.codec import thaw
+from crdtmem.crdt import DATATYPES_BY_CODE
+from crdtmem.engine import Engine, NodeInfo
+from crdtmem.errors import Closed, InvalidValue, Overloaded
+from crdtmem.handles import Conflict, WriteOptions
+from crdtmem.limits import DEFAULT_LIMITS, Limits
+from crdtmem.policy import SYSTEM_SPACE
+from crdtmem.reading import Reading, SpaceReader
+from crdtmem.recovery import open_engine
+from crdtmem.replica import Committed
+from crdtmem.rescue import LostWrite
+from crdtmem.rescuing import lost_writes, rescue_all
+from crdtmem.runtime import Runtime, Subscription
+from crdtmem.services import Services
+from crdtmem.session import ChangeFeed, MemoryFace
+from crdtmem.store import open_store
+from crdtmem.transaction import Transaction, check_space
+from crdtmem.wall import now_us
+
+__all__ = ["Memory", "too_slow"]
+
+_REGISTER = 1
+
+
+class Memory(MemoryFace):
+    """A replica in this process. Use ``async with await Memory.open(…) as memory``."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.services = Services(runtime)
+        super().__init__(WriteOptions())
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that runs now: another one after this replica had to take a new id."""
+        return self.runtime.engine
+
+    @classmethod
+    async def open(
+        cls,
+        store_url: str,
+        *,
+        region: str = "local",
+        node_name: str = "",
+        limits: Limits = DEFAULT_LIMITS,
+        tune_gc: bool = True,
+    ) -> Memory:
+        """Open a store and recover its replica; raises ``StoreError``s.
+
+        ``tune_gc`` lets the memory keep Python's cyclic collector, process-wide,
+        from walking its state: see ``runtime.tune_garbage_collector``.
+        """
+        store = open_store(store_url)
+        try:
+            node = NodeInfo(name=node_name)
+            engine = open_engine(store, region=region, node=node, limits=limits)
+        except BaseException:
+            store.close()
+            raise
+        memory = cls(Runtime(engine, store, tune_gc=tune_gc))
+        memory.runtime.checkpointer = Checkpointer(memory.runtime)
+        memory.runtime.apply(engine.start(now_us()))
+        return memory
+
+    async def close(self) -> None:
+        """Let the last commit land, refuse what is queued, close the store."""
+        await self.runtime.close()
+
+    # ------------------------------------------------------------------ Backend
+
+    @property
+    def limits(self) -> Limits:
+        """The limits that bind local writes."""
+        return self.engine.replica.limits
+
+    @property
+    def replica_id(self) -> int:
+        """This replica's id."""
+        return self.engine.identity.replica
+
+    @property
+    def region(self) -> str:
+        """The region that this replica stands in."""
+        return self.engine.identity.region
+
+    def now_us(self) -> int:
+        """Return the current wall-clock time in microseconds."""
+        return now_us()
+
+    def draw_number(self) -> int:
+        """Return a number of 64 random bits."""
+        return secrets.randbits(64)
+
+    async def _commit(self, transaction: Transaction, options: WriteOptions) -> Committed:
+        ticket: asyncio.Future[Committed] = self.runtime._loop.create_future()
+        deadline_us = self.submit(ticket, transaction, options)
+        committed = await ticket
+        if options.durability != "local":
+            await self.durable(committed.context, options.durability, deadline_us)
+        return committed
+
+    def submit(self, ticket: Any, transaction: Transaction, options: WriteOptions) -> int:
+        """Seal and queue a transaction; ``ticket`` is answered when it is durable here.
+
+        A ticket has ``done``, ``set_result`` and ``set_exception``, like a future.
+        Returns the deadline of its waits, in microseconds. Raises what can be
+        told at once. ``options.durability`` is not waited for: see ``durable``.
+        """
+        runtime = self.runtime
+        runtime.check_open()
+        for step in transaction.steps:
+            if step.space == SYSTEM_SPACE and not _may_write_system(step):
+                raise InvalidValue(
+                    "the system space is written through policies and membership only",
+                    hint="use space.set_policy, or 'crdtmem evict'",
+                )
+        transaction.seal(self.limits)
+        now = now_us()
+        deadline_us = now + options.timeout_ms * 1_000
+        after = None if options.after is None else options.after.vector
+        runtime.apply(
+            self.engine.submit(ticket, transaction, now, after=after, deadline_us=deadline_us)
+        )
+        return deadline_us
+
+    async def durable(self, context: Context, durability: str, deadline_us: int) -> None:
+        """Return once a context is durable as widely as named; raises ``DurabilityTimeout``."""
+        ticket: asyncio.Future[None] = self.runtime._loop.create_future()
+        self.runtime.apply(
+            self.engine.await_durability(ticket, context.vector, durability, now_us(), deadline_us)
+        )
+        await ticket
+
+    async def wait_for(self, context: Context, *, timeout_ms: int = 10_000) -> Context:
+        """Return once ``context`` has been joined here; raises ``NotCovered`` at the deadline."""
+        if self.runtime.closed:
+            raise Closed("this memory is closed", hint="open it again")
+        ticket: asyncio.Future[Context] = self.runtime._loop.create_future()
+        now = now_us()
+        deadline_us = now + timeout_ms * 1_000
+        self.runtime.apply(self.engine.wait(ticket, context.vector, now, deadline_us))
+        return await ticket
+
+    async def read(
+        self,
+        space: SpaceName,
+        datatype: int,
+        key: str,
+        *,
+        at_least: Context | None = None,
+        timeout_ms: int = 10_000,
+    ) -> Reading:
+        """Read one key, once ``at_least`` has been joined."""
+        if at_least is not None:
+            await self.wait_for(at_least, timeout_ms=timeout_ms)
+        return self.engine.replica.read(space, datatype, key, now_us())
+
+    def reader(self, *labels: str) -> Callable[..., Any]:
+        """Return a function that reads registers of a space now: ``read(key, default=None)``.
+
+        The quickest read there is: no awaiting, no reading object, and the clock
+        is looked at only where an entry has an expiry.
+        """
+        space = check_space(labels, self.limits)
+        slots = self.engine.replica.state.table(space, _REGISTER).slots
+        find = slots.get
+        careful = self.engine.replica.peek
+
+        def read(key: str, default: Any = None) -> Any:
+            slot = find(key)
+            if slot is None:
+                return default
+            if type(slot) is tuple and slot[2].expires_at_us is None:
+                value = slot[1]
+                kind = type(value)
+                return thaw(value) if kind is tuple or kind is dict else value
+            return careful(space, key, now_us(), default)
+
+        return read
+
+    async def keys(self, space: SpaceName, datatype: int) -> list[str]:
+        """Return the keys of one datatype in a space, sorted; expired ones are left out."""
+        replica = self.engine.replica
+        table = replica.state.find(space, datatype)
+        if table is None:
+            return []
+        kind, reader = DATATYPES_BY_CODE[datatype], SpaceReader(now_us(), replica.policy(space))
+        return sorted(key for key, place in table.slots.items() if kind.exists(place, reader))
+
+    async def spaces(self) -> list[SpaceName]:
+        """Return the spaces that hold anything, sorted, without the system space."""
+        tables = self.engine.replica.state.tables
+        held = {space for (space, _), table in tables.items() if table.slots}
+        return sorted(held - {SYSTEM_SPACE})
+
+    async def conflicts(self, space: SpaceName | None = None) -> list[Conflict]:
+        """Return the places that hold concurrent values now, of one space or of all."""
+        return [Conflict(*row) for row in self.engine.replica.conflicts(space, now_us())]
+
+    async def set_aside(self) -> list[LostWrite]:
+        """Return every write that this store has set aside, and what became of it."""
+        return await lost_writes(self.runtime)
+
+    async def rescue(self, dots: Collection[str] | None = None) -> dict[str, Any]:
+        """Write again, as new operations, what was set aside: by dots, or all that is lost.
+
+        Each is written once, however often this is called. Returns how many were
+        ``written``, were ``already`` there, and which ``failed``. Raises ``InvalidValue``
+        where another replica is the one to do it, or it is not certain yet who is.
+        """
+        self.runtime.check_open()
+        return await rescue_all(self.runtime, None if dots is None else frozenset(dots))
+
+    async def evict(self, replica: int, *, forced: bool = False) -> None:
+        """Propose to give a member up for good; the others decide, in their own time.
+
+        ``forced`` counts it in no majority: only if it never comes back. Raises
+        ``UnknownName``, ``InvalidValue`` and ``ConditionFailed``.
+        """
+        self.runtime.check_open()
+        self.runtime.apply(self.engine.evict(replica, now_us(), forced=forced))
+
+    async def joined(self) -> Context:
+        """Return what this replica has joined and published now."""
+        return self.engine.replica.context
+
+    async def changes(
+        self, space: SpaceName | None = None, *, limit_batches: int = 10_000
+    ) -> ChangeFeed:
+        """Open a feed of what is published from now on, of one space or of all."""
+        return _Feed(self, space, limit_batches)
+
+    def subscribe(self, limit_batches: int = 10_000) -> Subscription:
+        """Return a bounded queue of everything published from now on."""
+        subscription = Subscription(limit_batches)
+        self.runtime.subscriptions.append(subscription)
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """End a subscription."""
+        if subscription in self.runtime.subscriptions:
+            self.runtime.subscriptions.remove(subscription)
+
+
+class _Feed:
+    """An embedded change feed: see ``ChangeFeed``."""
+
+    def __init__(self, memory: Memory, space: SpaceName | None, limit_batches: int) -> None:
+        self._memory = memory
+        self._space = space
+        self._subscription = memory.subscribe(limit_batches)
+        self._ready: deque[Change] = deque()
+
+    def __aiter__(self) -> _Feed:
+        return self
+
+    async def __anext__(self) -> Change:
+        while not self._ready:
+            batch = await self._subscription.next()
+            if self._subscription.missed:
+                await self.close()
+                raise too_slow(self._subscription.missed)
+            self._ready += changes_of(batch, self._space)
+        return self._ready.popleft()
+
+    async def close(self) -> None:
+        self._subscription.close()
+        self._memory.unsubscribe(self._subscription)
+
+
+def too_slow(missed: int) -> Overloaded:
+    """Return the error that ends a change feed whose reader fell behind."""
+    return Overloaded(
+        f"{missed} changes were missed: this feed was read too slowly",
+        hint="read the state again, and open a new feed",
+        missed=missed,
+    )
+
+
+def _may_write_system(step: Any) -> bool:
+    return getattr(step, "key", "").startswith("policy:")

@@ -1,0 +1,76 @@
+"""A space's policy: how its conflicts are read, and who may displace whom.
+
+Problem: a resolver or a trust rule that differed between regions would make
+equal states read differently.
+
+Idea: the policy is data, an ordinary register in the system space, replicated
+and resolved by ``latest`` like any other. It names its resolver with a version;
+a node that lacks that version serves the siblings and says so, rather than
+guess. Joining never looks at a policy: it decides at the origin (trust) and at
+reading (resolver) only.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from crdtmem.batch import SpaceName
+from crdtmem.errors import InvalidValue
+
+__all__ = ["DEFAULT_POLICY", "SYSTEM_SPACE", "Policy", "policy_key", "policy_space"]
+
+SYSTEM_SPACE: Final[SpaceName] = ("crdtmem",)
+"""The space that holds policies, members and evictions. Users cannot write to it directly."""
+
+_KEY_PREFIX: Final = "policy:"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One space's policy.
+
+    ``resolver`` and ``resolver_version`` name how siblings are read.
+    ``trust_ordered``: a write never supersedes an entry of higher trust than
+    its author's.
+    """
+
+    resolver: str = "latest"
+    resolver_version: int = 1
+    trust_ordered: bool = False
+
+    def as_value(self) -> dict[str, Any]:
+        """Return the policy as a storable value."""
+        return asdict(self)
+
+    @classmethod
+    def from_value(cls, value: Any) -> Policy:
+        """Rebuild from a stored value; unknown fields are ignored, for later versions."""
+        if not isinstance(value, dict):
+            raise InvalidValue("a policy is a map of settings")
+        resolver = value.get("resolver", "latest")
+        version = value.get("resolver_version", 1)
+        trust_ordered = value.get("trust_ordered", False)
+        if type(resolver) is not str or type(version) is not int or type(trust_ordered) is not bool:
+            raise InvalidValue("a policy names a resolver, its version, and whether trust orders")
+        return cls(resolver, version, trust_ordered)
+
+
+DEFAULT_POLICY: Final = Policy()
+
+
+def policy_key(space: SpaceName) -> str:
+    """Return the key of a space's policy in the system space."""
+    return _KEY_PREFIX + json.dumps(list(space), ensure_ascii=False, separators=(",", ":"))
+
+
+def policy_space(key: str) -> SpaceName | None:
+    """Return the space that a system key sets the policy of, or ``None``."""
+    if not key.startswith(_KEY_PREFIX):
+        return None
+    try:
+        labels = json.loads(key[len(_KEY_PREFIX) :])
+    except ValueError:
+        return None
+    return tuple(labels) if type(labels) is list else None

@@ -1,0 +1,106 @@
+"""The read side: what a published state says, at any moment, without waiting.
+
+Problem: reads must be quick, must never see what is not durable, and must say
+what they stood on.
+
+Idea: everything that a read needs is published state: tables, the vector, and
+the policies derived from them. A flight that is out changes none of them, so a
+read needs no lock and no copy; a vector is never changed in place once it is
+published, so a reading keeps it and makes a token of it only when asked.
+
+Invariants: equal state and ``now_us``, equal readings; nothing returned aliases
+the state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from crdtmem.batch import SpaceName
+from crdtmem.causality import Context
+from crdtmem.codec import SCALARS, thaw
+from crdtmem.crdt import DATATYPES_BY_CODE, SHAPES
+from crdtmem.derived import Policies
+from crdtmem.entries import Field, Siblings
+from crdtmem.policy import SYSTEM_SPACE, Policy
+from crdtmem.reading import Reading, SpaceReader, describe, entries_of_place
+from crdtmem.table import State
+
+__all__ = ["REGISTER", "ReadSide"]
+
+REGISTER: Final = 1
+"""The code of the datatype of plain values."""
+
+
+class ReadSide:
+    """A published state, to be read."""
+
+    def __init__(self) -> None:
+        self.state = State(SHAPES)
+        self._policies = Policies(self.state)
+
+    @property
+    def context(self) -> Context:
+        """What this replica has joined and published, as a token."""
+        return Context(self.state.vector)
+
+    def policy(self, space: SpaceName) -> Policy:
+        """Return a space's policy, from the replicated record or the default."""
+        return self._policies.of(space)
+
+    def read(self, space: SpaceName, datatype: int, key: str, now_us: int) -> Reading:
+        """Read one key, with all that a careful reader may want to know."""
+        kind = DATATYPES_BY_CODE[datatype]
+        table = self.state.find(space, datatype)
+        place = None if table is None else table.slots.get(key)
+        reader = SpaceReader(now_us, self.policy(space))
+        entries = entries_of_place(place, nested=kind.nested, reader=reader)
+        also = tuple(
+            DATATYPES_BY_CODE[other].name
+            for (name, other), held in self.state.tables.items()
+            if name == space
+            and other != datatype
+            and key in held.slots
+            and DATATYPES_BY_CODE[other].exists(held.slots[key], reader)
+        )
+        return Reading(
+            kind.value(place, reader),
+            entries,
+            contested=any(True for _ in kind.conflicts(place, reader)),
+            resolver=f"{reader.policy.resolver}@{reader.policy.resolver_version}",
+            also=(*also, *kind.also(place, reader)),
+            exists=kind.exists(place, reader),
+            unknown_resolver=reader.unknown_resolver,
+            vector=self.state.vector,
+        )
+
+    def peek(self, space: SpaceName, key: str, now_us: int, default: Any = None) -> Any:
+        """Return a register's value, the fast way: one entry, unexpired, is all it looks at."""
+        table = self.state.tables.get((space, REGISTER))
+        slot = None if table is None else table.slots.get(key)
+        if slot is None:
+            return default
+        if type(slot) is not Siblings and slot[2].expires_at_us is None:
+            value = slot[1]
+            return value if type(value) in SCALARS else thaw(value)
+        reading = self.read(space, REGISTER, key, now_us)
+        return reading.value if reading.exists else default
+
+    def conflicts(
+        self, space: SpaceName | None, now_us: int
+    ) -> Iterator[tuple[SpaceName, str, str, Field | None, str, Any, list[dict[str, Any]]]]:
+        """Yield what is contested now, of one space or all but the system's.
+
+        Each is (space, datatype, key, field, resolver, resolved value, siblings).
+        """
+        for (name, code), table in sorted(self.state.tables.items()):
+            if name == SYSTEM_SPACE or (space is not None and name != space):
+                continue
+            kind, reader = DATATYPES_BY_CODE[code], SpaceReader(now_us, self.policy(name))
+            resolver = f"{reader.policy.resolver}@{reader.policy.resolver_version}"
+            for key in table.contested_keys():
+                for field, entries in kind.conflicts(table.slots[key], reader):
+                    siblings = [describe(entry).as_value() for entry in entries]
+                    value = thaw(reader.resolve(entries))
+                    yield name, kind.name, key, field, resolver, value, siblings

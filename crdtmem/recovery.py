@@ -1,0 +1,188 @@
+"""Recovery: from a store to an engine that may go on under its id, or takes a new one.
+
+Problem: after a crash the state must be exactly what was acknowledged; after a
+restore, a copy or a lost tail the old id must never be used again.
+
+Idea: recovery is the newest whole checkpoint plus the log after it, joined in
+arrival order by the same code that joined it first. The store's boot report is
+the proof of continuity; where it fails, a new replica id is drawn, its
+predecessor is declared, and both are made durable before anything else.
+
+Invariants: no write precedes the durable claim of its id; replaying is
+idempotent by dot, so a checkpoint may be fuzzy (taken while writes went on); a
+log that turns out damaged is set aside from the first damaged record on, never
+skipped over; an id that was given up (see ``retirement``) is never taken up again,
+wherever the process died in between.
+"""
+
+from __future__ import annotations
+
+import gc
+import secrets
+from collections.abc import Mapping
+from dataclasses import replace
+
+from crdtmem.batch import REGION_BYTES, decode_batch
+from crdtmem.codec import check_label, pack, unpack
+from crdtmem.crdt import NESTED, SHAPES
+from crdtmem.effects import Alarm
+from crdtmem.engine import Engine, NodeInfo
+from crdtmem.errors import MalformedFrame, StoreCorrupt
+from crdtmem.install import Assembler
+from crdtmem.limits import DEFAULT_LIMITS, Limits
+from crdtmem.replica import Identity
+from crdtmem.retirement import RETIRED, Retirement, set_aside
+from crdtmem.snapshot import decode_header, load_chunk
+from crdtmem.store import Store
+from crdtmem.store.base import KIND_MARKER
+from crdtmem.sync_host import DEFAULT_SYNC, SyncConfig
+from crdtmem.table import State
+
+__all__ = ["open_engine", "rederive"]
+
+
+def open_engine(
+    store: Store,
+    *,
+    region: str,
+    node: NodeInfo | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    sync: SyncConfig = DEFAULT_SYNC,
+) -> Engine:
+    """Recover an engine from a store, taking a new replica id where continuity is not proven.
+
+    Raises ``InvalidValue`` for a region that no batch could name, and ``StoreError``s.
+    """
+    check_label(region, "region", REGION_BYTES)
+    node = node or NodeInfo()
+    is_whole = False
+    # At most twice: damage found on the way costs the id, and all is joined again under the new.
+    while not is_whole:
+        engine = _identified(store, region, node, limits, sync)
+        # Millions of objects are about to be made and none dropped: the collector would only
+        # look on.
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            is_whole = _load(engine, store)
+        finally:
+            if collecting:
+                gc.enable()
+    engine.replica.recovered(store.metadata())
+    return engine
+
+
+def _identified(
+    store: Store, region: str, node: NodeInfo, limits: Limits, sync: SyncConfig
+) -> Engine:
+    """Return an empty engine with the id that the store proves, or a new one, claimed durably."""
+    metadata = store.metadata()
+    former = _number(metadata, "replica")
+    retired = metadata.get(RETIRED)
+    alarms: list[Alarm] = []
+    if former and store.boot.continuous and retired is None:
+        replica = former
+    else:
+        replica = secrets.randbits(63) | 1
+        retirement = None if retired is None else Retirement.decode(retired)
+        written = store.heads().get(former, 0)
+        reason = store.boot.reason
+        if retirement is not None:
+            written, reason = retirement.vector.get(former, 0), retirement.reason
+            told = set_aside(store, retirement)
+            if told is not None:
+                alarms.append(Alarm("set aside", told, {"cuts": dict(retirement.cuts)}))
+        _claim(store, metadata, replica, former, written)
+        if former:
+            words = f"replica {former:016x} goes on as {replica:016x}: {reason}"
+            alarms.append(Alarm("new identity", words, {"replica": replica, "former": former}))
+        metadata = store.metadata()
+    known = replace(
+        node,
+        boot=store.boot.boot,
+        predecessor=_number(metadata, "predecessor") or None,
+        predecessor_last=_number(metadata, "predecessor_last"),
+    )
+    engine = Engine(Identity(replica, region), limits, known, sync)
+    engine.news += alarms
+    return engine
+
+
+def _number(metadata: Mapping[str, bytes], name: str) -> int:
+    """Return a number that the metadata holds, 0 where it is absent."""
+    packed = metadata.get(name)
+    return 0 if packed is None else int(unpack(packed) or 0)
+
+
+def _claim(
+    store: Store, metadata: Mapping[str, bytes], replica: int, former: int, written: int
+) -> None:
+    """Make a new id durable, and whom it follows, in one transaction.
+
+    A former id that wrote nothing was never anybody: the one before it stays the
+    predecessor, so that the chain to what was written does not break.
+    """
+    items: dict[str, bytes | None] = {"replica": pack(replica), RETIRED: None}
+    if former and (written or not _number(metadata, "predecessor")):
+        items |= {"predecessor": pack(former), "predecessor_last": pack(written)}
+    store.put_metadata(items)
+    store.claim_identity()
+    store.sync()
+
+
+def _load(engine: Engine, store: Store) -> bool:
+    """Join what the store holds; ``False`` if the log had to be cut."""
+    try:
+        _join(engine, store)
+    except StoreCorrupt as damage:
+        if "ordinal" not in damage.details:
+            raise
+        # What was whole before the damage has been joined; the rest comes back from peers.
+        store.quarantine_after(damage.details["ordinal"] - 1, str(damage))
+        return False
+    return True
+
+
+def _join(engine: Engine, store: Store) -> None:
+    """Join the newest whole checkpoint and the log after it; raises ``StoreCorrupt``."""
+    checkpoint = store.checkpoint()
+    after = 0
+    if checkpoint is not None:
+        engine.load_header(decode_header(checkpoint.header))
+        for chunk in checkpoint.chunks():
+            load_chunk(engine.replica.state, chunk)
+        after = checkpoint.after_ordinal
+    _replay(engine, store, after)
+
+
+def _replay(engine: Engine, store: Store, after: int) -> None:
+    assembler = Assembler(SHAPES, NESTED)
+    replica = engine.replica
+    for record in store.replay(after_ordinal=after):
+        try:
+            if record.kind == KIND_MARKER:
+                installation = assembler.feed(record.data)
+                if installation is not None:
+                    replica.recover_installation(installation)
+            else:
+                batch = decode_batch(record.data, known_fields=NESTED)
+                engine.retries.note([batch], replica.state)
+                replica.recover_batch(batch)
+                engine.epoch.note_batch(batch.header)
+        except MalformedFrame as error:
+            raise StoreCorrupt(
+                f"record {record.ordinal} of the log does not decode: {error}",
+                hint="a newer version may have written it; otherwise restore a backup",
+                ordinal=record.ordinal,
+            ) from error
+
+
+def rederive(store: Store) -> State:
+    """Return the state that the store's checkpoint and log lead to, made from scratch.
+
+    Changes nothing; raises ``StoreCorrupt`` where the store no longer leads anywhere.
+    """
+    engine = Engine(Identity(1, ""))
+    _join(engine, store)
+    engine.replica.recovered({})
+    return engine.replica.state

@@ -1,0 +1,496 @@
+"""One replica, as a pure state machine: queue, stage, persist, publish.
+
+Problem: local writes must be acknowledged only when durable, remote batches
+joined only when their causes are, reads must never wait for either, and all of
+it must be testable without a clock, a disk or a network.
+
+Idea: one *flight* at a time. ``stage`` gathers the remote batches that are ready
+and the queued transactions into an overlay; the runtime makes the flight
+durable; ``persisted`` publishes it and says whom to tell. While a flight is out,
+readers see the state before it, and new work queues for the next: that queue is
+what makes the group commit.
+
+Invariants:
+
+* nothing staged is visible, sent, notified or answered before ``persisted``;
+* sequences are allocated at staging and reused only after a commit that the
+  store, read back, is known not to hold;
+* an ``Observed`` or a required ``Context`` is covered before its transaction is
+  staged, or the transaction is refused at its deadline;
+* every queue is bounded; at the bound a caller gets ``Overloaded``, and a peer's
+  batch is forgotten, to be asked for again.
+
+The flight is etcd/raft's ``Ready`` with the group commit of a database log.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from crdtmem.batch import Batch, SpaceName
+from crdtmem.causality import Context, VersionVector
+from crdtmem.clock import HybridClock
+from crdtmem.codec import pack, unpack
+from crdtmem.crdt import DATATYPES_BY_CODE
+from crdtmem.derived import KnownOperations
+from crdtmem.effects import Alarm, Effect, Notify, Persist, Reply
+from crdtmem.entries import pack_dot, unpack_dot
+from crdtmem.errors import (
+    CrdtmemError,
+    ForkDetected,
+    LocalError,
+    Overloaded,
+    ReplicaHalted,
+)
+from crdtmem.evaluation import carry_out, refuse_crowded
+from crdtmem.expiry import ExpiryQueue
+from crdtmem.flight import FLIGHT_DELTAS, Flight, LocalBatch, StagedTransaction, touches_system
+from crdtmem.inbox import NO_TIP, Inbox, Tip, Verdict
+from crdtmem.install import Installation
+from crdtmem.limits import Limits
+from crdtmem.policy import SYSTEM_SPACE
+from crdtmem.read_side import ReadSide
+from crdtmem.staging import TransactionStage
+from crdtmem.table import Overlay
+from crdtmem.transaction import CountRun, Operation, PutRun, Transaction
+from crdtmem.waiting import Pending, WaitingRoom, not_a_member, not_covered
+
+__all__ = ["Committed", "Identity", "Replica"]
+
+_QUEUE_TRANSACTIONS: Final = 100_000
+_BATCH_SOFT_BYTES: Final = 1 << 20
+
+
+class Identity(NamedTuple):
+    """Who writes: the replica's id, and the region that it stands in."""
+
+    replica: int
+    region: str
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a durable transaction returns: its context, results per operation, and dots."""
+
+    context: Context
+    results: list[Any]
+    first: int
+    count: int
+    repeated: bool = False
+
+
+class Replica(ReadSide):
+    """The state machine. Every method is synchronous; time is in integer microseconds."""
+
+    def __init__(self, identity: Identity, limits: Limits) -> None:
+        super().__init__()
+        self.identity = identity
+        self.limits = limits
+        self.clock = HybridClock()
+        self.tips: dict[int, Tip] = {}
+        self.inbox = Inbox(
+            early_batches=limits.early_batches_per_peer, early_bytes=16 * limits.batch_bytes
+        )
+        self.halted: str | None = None
+        self.flight_deltas = FLIGHT_DELTAS
+        # Before it is a member a replica joins, but does not write: see ``engine``.
+        self.writable = True
+        self.flight: Flight | None = None
+        self.expiry = ExpiryQueue()
+        self.collectible: dict[tuple[SpaceName, int], set[str]] = {}
+        self._queue: deque[Pending] = deque()
+        self._waiting = WaitingRoom()
+        self._installations: deque[Installation] = deque()
+        self.operations = KnownOperations()
+        self._dependencies_sent: VersionVector = VersionVector()
+
+    # ------------------------------------------------------------------ commands
+
+    def submit(
+        self,
+        ticket: Any,
+        transaction: Transaction,
+        now_us: int,
+        *,
+        after: Mapping[int, int] | None = None,
+        deadline_us: int = 0,
+        first: bool = False,
+    ) -> list[Effect]:
+        """Queue a sealed transaction; it is answered by a ``Reply`` to ``ticket``.
+
+        ``after`` is a vector that must be joined first; it and the transaction's
+        ``Observed`` are waited for until ``deadline_us`` (0: not at all). ``first``
+        puts it before everything that is queued.
+        """
+        if self.halted is not None:
+            return [Reply(ticket, error=self._halted_error())]
+        if len(self._queue) + len(self._waiting) >= _QUEUE_TRANSACTIONS:
+            error = Overloaded("the queue of transactions is full", hint="retry after a pause")
+            return [Reply(ticket, error=error)]
+        pending = Pending(ticket, transaction, deadline_us, after or {})
+        pending.gather_needs()
+        if not pending.covered(self.state.vector):
+            if deadline_us <= now_us:
+                return [Reply(ticket, error=not_covered())]
+            self._waiting.park(pending)
+        elif first:
+            self._queue.appendleft(pending)
+        else:
+            self._queue.append(pending)
+        return []
+
+    def wait(
+        self, ticket: Any, vector: Mapping[int, int], now_us: int, deadline_us: int
+    ) -> list[Effect]:
+        """Answer ``ticket`` once ``vector`` has been joined and published, or at the deadline."""
+        if self.state.vector.dominates(vector):
+            return [Reply(ticket, self.context)]
+        if deadline_us <= now_us:
+            return [Reply(ticket, error=not_covered())]
+        self._waiting.expect(ticket, vector, deadline_us)
+        return []
+
+    def install(self, installation: Installation) -> list[Effect]:
+        """Queue another replica's state, or a difference to it, to be joined as a whole."""
+        self._installations.append(installation)
+        return []
+
+    def offer(self, batch: Batch) -> tuple[Verdict, list[Effect]]:
+        """Take in a remote batch; joined by a later flight. A fork fences and alarms."""
+        tips, vector = self.tips, self.state.vector
+        own = self.identity.replica
+        if batch.header.replica == own and batch.header.last > vector.get(own, 0):
+            return Verdict.FENCED, [_written_elsewhere(batch)]
+        try:
+            return self.inbox.offer(batch, vector, tips), []
+        except ForkDetected as fork:
+            return Verdict.FENCED, [Alarm("fork", str(fork), fork.details)]
+
+    @property
+    def has_work(self) -> bool:
+        """Whether ``stage`` may have something to do (and no flight is out)."""
+        queued = self._queue and self.writable
+        return self.flight is None and bool(queued or len(self.inbox) or self._installations)
+
+    # ------------------------------------------------------------------ staging
+
+    def stage(self, now_us: int) -> list[Effect]:
+        """Stage the next flight: ``[Persist]``, or answers only, or nothing."""
+        if self.flight is not None:
+            return []
+        if self._installations:
+            return self._stage_installation(self._installations[0])
+        flight = Flight(Overlay(self.state), self.state.vector.copy())
+        tips = dict(self.tips)
+        effects: list[Effect] = []
+        try:
+            for batch in self.inbox.take_ready(flight.vector, tips, self.flight_deltas):
+                for segment in batch.segments:
+                    flight.overlay.join(segment)
+                flight.batches.append(batch)
+                flight.weight += batch.header.count
+                if touches_system(batch):
+                    # What it demands, a halt even, comes before what follows: enough for now.
+                    flight.weight = self.flight_deltas
+                    break
+        except ForkDetected as fork:
+            effects.append(Alarm("fork", str(fork), fork.details))
+        for batch in flight.batches:
+            self.clock.receive(max(order for order, _, _, _ in batch.transactions))
+        if self._queue and self.writable:
+            self._stage_local(flight, tips, now_us)
+        effects += [Reply(ticket, error=error) for ticket, error in flight.refused]
+        flight.refused = []
+        if flight.batches or flight.markers:
+            flight.tips = tips
+            self.flight = flight
+            return [*effects, Persist(flight)]
+        return effects + self._answers(flight)
+
+    def _stage_installation(self, installation: Installation) -> list[Effect]:
+        flight = Flight(installation.overlay(self.state), installation.vector(self.state.vector))
+        flight.markers = list(installation.markers())
+        flight.tips = installation.tips(self.tips)
+        flight.installation = installation
+        self.flight = flight
+        return [Persist(flight)]
+
+    def _stage_local(self, flight: Flight, tips: dict[int, Tip], now_us: int) -> None:
+        replica = self.identity.replica
+        remote = VersionVector(flight.vector)
+        remote.pop(replica, None)
+        batch: LocalBatch | None = None
+        while self._queue and flight.weight < self.flight_deltas:
+            pending = self._queue.popleft()
+            stamps = self.clock.tick(now_us)
+            if batch is None:
+                next_sequence = flight.vector.get(replica, 0) + 1
+                batch = LocalBatch(replica, self.identity.region, next_sequence, stamps)
+            if not self._stage_transaction(flight, batch, pending, stamps):
+                # It does not fit beside what the batch holds: it begins the next one.
+                self._queue.appendleft(pending)
+            elif batch.size <= _BATCH_SOFT_BYTES:
+                continue
+            self._close(flight, batch, tips, remote)
+            batch = None
+        if batch is not None:
+            self._close(flight, batch, tips, remote)
+        if flight.local:
+            flight.metadata["clock"] = pack((self.clock.order, self.clock.physical_us))
+
+    def _close(
+        self, flight: Flight, batch: LocalBatch, tips: dict[int, Tip], remote: VersionVector
+    ) -> None:
+        if batch.next == batch.first:
+            return
+        replica = self.identity.replica
+        changed = {
+            other: last for other, (_, last) in remote.beyond(self._dependencies_sent).items()
+        }
+        previous_hash = tips.get(replica, NO_TIP)[1]
+        closed = batch.close(previous_hash, changed)
+        flight.dependencies = remote
+        self._dependencies_sent = remote
+        flight.vector[replica] = closed.header.last
+        tips[replica] = (closed.header.last, closed.hash)
+        flight.batches.append(closed)
+
+    def _stage_transaction(
+        self, flight: Flight, batch: LocalBatch, pending: Pending, stamps: tuple[int, int]
+    ) -> bool:
+        """Stage, refuse or recognise a transaction; ``False`` if the batch lacks the room."""
+        transaction = pending.transaction
+        identity = transaction.operation_id
+        known = None if identity is None else self.operations.find(identity)
+        if known is not None:
+            first, count = known
+            flight.repeated.append(StagedTransaction(pending.ticket, transaction, [], first, count))
+            return True
+        if not batch.has_room(transaction.weight, transaction.size, self.limits):
+            return False
+        stage = TransactionStage(batch, flight.overlay, transaction, stamps)
+        first = batch.next
+        results: list[Any] = []
+        try:
+            for step in transaction.steps:
+                if isinstance(step, CountRun):
+                    self._count(stage, step)
+                elif isinstance(step, PutRun):
+                    refuse_crowded(flight.overlay, step, self.limits)
+                    stage.put_run(step, self.policy(step.space))
+                else:
+                    assert isinstance(step, Operation)
+                    results.append(carry_out(stage, step, self.policy(step.space), self.limits))
+            if not stage.finish(self.limits):
+                stage.take_back()
+                return False
+        except LocalError as error:
+            stage.take_back()
+            flight.refused.append((pending.ticket, error))
+            return True
+        count = batch.next - first
+        flight.weight += count + 1
+        dot = pack_dot(self.identity.replica, first)
+        staged = StagedTransaction(pending.ticket, transaction, results, dot, count)
+        flight.local.append(staged)
+        if identity is not None:
+            # Known from staging on, so that two copies in one flight count once.
+            self.operations.learn(identity, dot, count)
+        return True
+
+    def _count(self, stage: TransactionStage, run: CountRun) -> None:
+        policy = self.policy(run.space)
+        if not policy.trust_ordered:
+            stage.count_run(run)
+            return
+        # Where trust is ordered an author may have to begin a total of its own.
+        for key, amount in zip(run.keys, run.values, strict=True):
+            step = Operation(run.space, run.datatype, key, "increment", (amount,))
+            carry_out(stage, step, policy, self.limits)
+
+    # ------------------------------------------------------------------ publishing
+
+    def persisted(self, flight: Flight, now_us: int) -> list[Effect]:
+        """Publish a durable flight: state, notifications, then answers."""
+        assert flight is self.flight
+        self.flight = None
+        flight.overlay.publish()
+        self.state.vector = flight.vector
+        self.tips = flight.tips
+        effects: list[Effect] = []
+        if flight.installation is not None:
+            self._installations.popleft()
+            self.note_installed(flight.installation)
+        for batch in flight.batches:
+            self._note_published(batch)
+        if flight.batches:
+            effects.append(Notify(flight.batches))
+        effects += self._answers(flight)
+        effects += self._wake(now_us)
+        return effects
+
+    def failed(self, flight: Flight, error: CrdtmemError) -> list[Effect]:
+        """Forget a flight that is known not to be durable; its callers get the error."""
+        assert flight is self.flight
+        self.flight = None
+        own = self.identity.replica
+        self.inbox.give_back([b for b in flight.batches if b.header.replica != own])
+        for staged in flight.local:
+            if staged.transaction.operation_id is not None:
+                self.operations.forget(staged.transaction.operation_id)
+        self._dependencies_sent = VersionVector()
+        # What the replica asked of itself has nobody who would ask again.
+        for staged in reversed(flight.local):
+            if staged.ticket is None:
+                self._queue.appendleft(Pending(None, staged.transaction))
+        return [
+            Reply(staged.ticket, error=error)
+            for staged in (*flight.local, *flight.repeated)
+            if staged.ticket is not None
+        ]
+
+    def note_installed(self, installation: Installation) -> None:
+        """Keep what is derived from an installation, as from a published batch."""
+        self.clock.receive(installation.header.clock[0])
+        for identity, first, count in installation.header.operations:
+            self.operations.learn(identity, first, count)
+        for (space, code), table in installation.state.tables.items():
+            if DATATYPES_BY_CODE[code].collectible:
+                self.collectible.setdefault((space, code), set()).update(table.slots)
+        for batch in installation.batches:
+            self._note_published(batch)
+        self._policies.note_all()
+
+    def _note_published(self, batch: Batch) -> None:
+        """Keep what is derived from a published batch: policies, operation ids, expiries."""
+        own = batch.header.replica == self.identity.replica
+        for segment in batch.segments:
+            if segment.space == SYSTEM_SPACE:
+                self._policies.note(segment.keys)
+            kind = DATATYPES_BY_CODE[segment.datatype]
+            if kind.collectible and kind.leaves_behind(segment):
+                keys = (segment.keys,) if type(segment.keys) is str else segment.keys
+                place = (segment.space, segment.datatype)
+                self.collectible.setdefault(place, set()).update(keys)
+            if own and segment.stamp.expires_at_us is not None:
+                self.expiry.note(segment)
+        self.operations.note(batch)
+
+    def _answers(self, flight: Flight) -> list[Reply]:
+        context = Context(flight.vector)
+        replies = [
+            Reply(staged.ticket, Committed(context, staged.results, staged.first, staged.count))
+            for staged in flight.local
+        ]
+        for staged in flight.repeated:
+            # The first copy's dots may not have arrived here: name them all the same.
+            origin, first = unpack_dot(staged.first)
+            done = context.merge(Context({origin: first + staged.count - 1}))
+            answer = Committed(done, [], staged.first, staged.count, True)
+            replies.append(Reply(staged.ticket, answer))
+        return replies
+
+    def _wake(self, now_us: int) -> list[Effect]:
+        """Let those go on whose dots have arrived; refuse those whose deadline has passed."""
+        effects: list[Effect] = []
+        if len(self._waiting):
+            ready, answers = self._waiting.wake(self.state.vector, now_us)
+            self._queue += ready
+            effects += answers
+        while self._queue and not self.writable and self._queue[0].deadline_us <= now_us:
+            effects.append(Reply(self._queue.popleft().ticket, error=not_a_member()))
+        return effects
+
+    def handle_timeout(self, now_us: int) -> list[Effect]:
+        """Refuse what waited past its deadline, and queue removals of what expired here."""
+        effects = self._wake(now_us)
+        expired = self.expiry.due(now_us, self.state)
+        if expired is not None and self.halted is None:
+            self._queue.append(Pending(None, expired))
+        return effects
+
+    def next_deadline_us(self) -> int | None:
+        """Return when ``handle_timeout`` has something to do, or ``None``."""
+        times = self._waiting.deadlines_us()
+        if self._queue and not self.writable:
+            times.append(self._queue[0].deadline_us)
+        expiry_us = self.expiry.next_us()
+        if expiry_us is not None:
+            times.append(expiry_us)
+        return min(times, default=None)
+
+    def halt(self, reason: str) -> list[Effect]:
+        """Stop writing under this id, for good; queued writes are refused."""
+        self.halted = reason
+        self._queue = deque(item for item in self._queue if item.ticket is not None)
+        return [*self.refuse_queued(self._halted_error()), Alarm("halted", reason, {})]
+
+    def queues(self) -> dict[str, int]:
+        """Return how much waits, by kind: for operators."""
+        return {
+            "transactions": len(self._queue),
+            "waiting": len(self._waiting),
+            "early_batches": len(self.inbox),
+        }
+
+    def refuse_queued(self, error: CrdtmemError) -> list[Effect]:
+        """Answer every transaction that is not staged yet with an error.
+
+        What the replica asked of itself, without a ticket, stays queued.
+        """
+        waiting = [*self._queue, *self._waiting.take_parked()]
+        pending = [item for item in waiting if item.ticket is not None]
+        self._queue = deque(item for item in self._queue if item.ticket is None)
+        return [Reply(item.ticket, error=error) for item in pending]
+
+    def refuse_readers(self, error: CrdtmemError) -> list[Reply]:
+        """Answer everyone who waits for a context with an error."""
+        return self._waiting.refuse_readers(error)
+
+    def _halted_error(self) -> ReplicaHalted:
+        return ReplicaHalted(
+            f"this replica no longer writes: {self.halted}", hint="see 'crdtmem rescue --help'"
+        )
+
+    # ------------------------------------------------------------------ recovery
+
+    def recover_batch(self, batch: Batch) -> None:
+        """Join a stored batch again, in arrival order, before anything else happens."""
+        overlay = Overlay(self.state)
+        for segment in batch.segments:
+            overlay.join(segment)
+        overlay.added = []
+        overlay.removed = {}
+        overlay.publish()
+        header = batch.header
+        if header.last > self.state.vector.get(header.replica, 0):
+            self.state.vector[header.replica] = header.last
+            self.tips[header.replica] = (header.last, batch.hash)
+        self.clock.receive(max(order for order, _, _, _ in batch.transactions))
+        self._note_published(batch)
+
+    def recover_installation(self, installation: Installation) -> None:
+        """Install again what was installed before the restart."""
+        overlay = installation.overlay(self.state)
+        overlay.publish()
+        self.tips = installation.tips(self.tips)
+        self.state.vector = installation.vector(self.state.vector)
+        self.note_installed(installation)
+
+    def recovered(self, metadata: Mapping[str, bytes]) -> None:
+        """Finish a recovery: digests, policies, and the clock's last stamps."""
+        self.state.rebuild_derived()
+        stamps = metadata.get("clock")
+        if stamps is not None:
+            order, physical_us = unpack(stamps)
+            self.clock.recover(order, physical_us)
+        self._policies.note_all()
+
+
+def _written_elsewhere(batch: Batch) -> Alarm:
+    """Return the alarm that our own id writes elsewhere: a clone, or a tail that was lost."""
+    message = f"a batch of this replica's own id, through {batch.header.last}, came from a peer"
+    return Alarm("fork", message, {"replica": batch.header.replica, "sequence": batch.header.first})

@@ -1,0 +1,139 @@
+"""Rescuing: from the records that a store set aside to writes that everybody joins.
+
+Problem: what lies beyond a cut was acknowledged and may not be joined. An operator
+must see it, choose, and have it written anew, once, without the node stopping.
+
+Idea: the store's quarantine is read on its own thread and sorted out by ``chains``;
+the pure rules are ``rescue``'s. Each lost transaction is committed through the engine's
+ordinary queue, one after the other, because each may stand on the one before.
+
+Invariants: the quarantine is only read; only the origin's one successor writes; an
+interrupted rescue can be repeated, and writes the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any, Final
+
+from crdtmem.chains import Chain, sort_out
+from crdtmem.epoch import replica_text
+from crdtmem.errors import HistoryGap, InvalidValue
+from crdtmem.replica import Committed
+from crdtmem.rescue import LostTransaction, LostWrite, Rescue
+from crdtmem.runtime import Runtime
+from crdtmem.transaction import Transaction
+from crdtmem.wall import now_us
+
+__all__ = ["find_chains", "lost_writes", "rescue_all"]
+
+_COMMIT_S: Final = 60.0
+
+
+async def find_chains(runtime: Runtime) -> list[Chain]:
+    """Return what was set aside, by origin and history; raises ``StoreError``s.
+
+    Origins that are members still are left out: their peers send all of that again.
+    """
+    engine = runtime.engine
+    given_up = engine.membership.former_ids() | engine.epoch.settled.keys()
+    vector, tips = engine.state.vector.copy(), dict(engine.tips)
+    return await runtime.in_store(lambda: sort_out(runtime.store, given_up, vector, tips))
+
+
+async def lost_writes(runtime: Runtime) -> list[LostWrite]:
+    """Return every delta that was set aside, and what became of it.
+
+    Its state may also be ``unclear``: see ``chains``.
+    """
+    state = runtime.engine.replica.state
+    found: list[LostWrite] = []
+    for chain in await find_chains(runtime):
+        for write in chain.rescue.listing(state):
+            unclear = chain.unclear and write.state == "lost"
+            found.append(replace(write, state="unclear") if unclear else write)
+    return found
+
+
+async def rescue_all(runtime: Runtime, chosen: frozenset[str] | None) -> dict[str, Any]:
+    """Write what was lost anew: the transactions that hold the chosen dots, or all.
+
+    Returns how many were written, had been before, and could not be. Raises
+    ``InvalidValue`` for a dot that was not lost, and where another replica is the
+    successor.
+    """
+    chains = await find_chains(runtime)
+    state = runtime.engine.replica.state
+    unknown = set(chosen or ()) - {
+        write.dot for chain in chains for write in chain.rescue.listing(state)
+    }
+    if unknown:
+        raise InvalidValue(
+            f"nothing was set aside under {', '.join(sorted(unknown))}",
+            hint="`crdtmem rescue list` shows what was",
+        )
+    outcome: dict[str, Any] = {"written": 0, "already": 0, "failed": []}
+    for chain in chains:
+        picked = [
+            lost
+            for lost in chain.rescue.transactions
+            if (not chain.unclear if chosen is None else _dots(lost) & chosen)
+        ]
+        if any(write.state == "lost" for write in chain.rescue.listing(state)) and picked:
+            _require_successor(runtime, chain.origin)
+        for lost in picked:
+            try:
+                written = await _rescue_one(runtime, chain.rescue, lost)
+            except HistoryGap as error:
+                outcome["failed"].append({"dot": lost.dot, "reason": error.message})
+                continue
+            outcome["written" if written else "already"] += 1
+    return outcome
+
+
+def _dots(lost: LostTransaction) -> set[str]:
+    origin = lost.dot.partition(":")[0]
+    return {f"{origin}:{delta.dot & (1 << 64) - 1}" for part in lost.parts for delta in part}
+
+
+def _require_successor(runtime: Runtime, origin: int) -> None:
+    """Only one replica may rescue, so that nothing is rescued twice."""
+    engine = runtime.engine
+    engine.epoch.stable_vector(engine.state.vector)
+    successor = engine.epoch.successor(origin)
+    if successor == engine.replica_id:
+        return
+    if successor is None:
+        raise InvalidValue(
+            f"it is not certain yet who succeeds {replica_text(origin)}",
+            hint="all members have to acknowledge this node's admission first; one that is gone "
+            f"for good, as {replica_text(origin)} may be, is given up with `crdtmem evict`",
+        )
+    raise InvalidValue(
+        f"{replica_text(successor)} is the one that may rescue what {replica_text(origin)} lost",
+        hint="ask the node with that replica id: see `crdtmem status`",
+    )
+
+
+async def _rescue_one(runtime: Runtime, rescue: Rescue, lost: LostTransaction) -> bool:
+    """Write one lost transaction; tells whether there was anything to write."""
+    transactions = rescue.rescue(lost, runtime.engine.replica.state)
+    for transaction in transactions:
+        committed = await _commit(runtime, transaction)
+        if committed.repeated:
+            # Its client has been served elsewhere: the rest of it as well.
+            return False
+    return bool(transactions)
+
+
+async def _commit(runtime: Runtime, transaction: Transaction) -> Committed:
+    if runtime.broken is not None:
+        raise runtime.broken
+    engine = runtime.engine
+    ticket: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
+    transaction.seal(engine.limits)
+    now = now_us()
+    deadline_us = now + int(_COMMIT_S * 1e6)
+    runtime.apply(engine.submit(ticket, transaction, now, deadline_us=deadline_us))
+    return await ticket

@@ -1,0 +1,229 @@
+"""Sessions: who is writing, and what they have already seen.
+
+Problem: an author must be stamped on every write without being passed to every
+call; and a user who moves between nodes must never read an older world than the
+one that they left.
+
+Idea: a session carries an author, a trust and a context. Every commit merges its
+context into the session's; ``at_least=session.context`` on another node then
+waits for it. Sessions are cheap: make one per agent.
+
+``MemoryProtocol`` is what an embedded memory and a client both are: code that
+names it moves from one to the other by changing the line that opens it.
+
+Invariants: a session's context only grows. Session guarantees are those of
+Terry et al., "Session Guarantees for Weakly Consistent Replicated Data".
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import TracebackType
+from typing import Any, Protocol, Self, runtime_checkable
+
+from crdtmem.batch import SpaceName
+from crdtmem.causality import Context
+from crdtmem.changes import Change
+from crdtmem.handles import Backend, Space, WriteOptions
+from crdtmem.replica import Committed
+from crdtmem.transaction import Operation, Transaction
+
+__all__ = ["ChangeFeed", "MemoryFace", "MemoryProtocol", "OpenTransaction", "Session"]
+
+_REGISTER = 1
+_COUNTER = 6
+
+
+class OpenTransaction:
+    """A transaction being built: its spaces' writes add steps instead of committing.
+
+    After ``async with`` has ended without an exception, ``committed`` holds the
+    outcome.
+    """
+
+    def __init__(self, backend: Backend, transaction: Transaction) -> None:
+        self._backend = backend
+        self.transaction = transaction
+        self.committed: Committed | None = None
+
+    def space(self, *labels: str) -> Space[None]:
+        """Return a space whose writes become steps of this transaction."""
+        return Space(self._backend, labels, self.transaction.add, self._put)
+
+    def put(self, space: SpaceName, key: str, value: Any) -> None:
+        """Add a plain register write: the quickest form, for a space's checked name."""
+        self.transaction.put(space, _REGISTER, key, value)
+
+    def put_many(self, space: SpaceName, items: dict[str, Any]) -> None:
+        """Add many plain register writes at once."""
+        run = self.transaction.run(space, _REGISTER)
+        run.keys += items.keys()
+        run.values += items.values()
+
+    def count_many(self, space: SpaceName, items: dict[str, int]) -> None:
+        """Count many counters up at once, by the amounts given."""
+        run = self.transaction.count_run(space, _COUNTER)
+        run.keys += items.keys()
+        run.values += items.values()
+
+    def _put(self, space: SpaceName, key: str, value: Any) -> None:
+        self.transaction.put(space, _REGISTER, key, value)
+
+
+class Session:
+    """An author's view of a memory: spaces, transactions, and a context that only grows."""
+
+    def __init__(self, backend: Backend, options: WriteOptions) -> None:
+        self._backend = backend
+        self.options = options
+        self.context = Context()
+
+    def space(self, *labels: str) -> Space[Awaitable[Committed]]:
+        """Return a space whose writes commit at once."""
+        return Space(self._backend, labels, self._commit_operation, self._commit_put)
+
+    def session(self, **changes: Any) -> Session:
+        """Return a session with other ``WriteOptions`` (``author=``, ``trust=``, …)."""
+        fields = {name: getattr(self.options, name) for name in WriteOptions.__slots__}
+        return Session(self._backend, WriteOptions(**{**fields, **changes}))
+
+    @asynccontextmanager
+    async def transaction(
+        self, *, operation_id: bytes | None = None
+    ) -> AsyncIterator[OpenTransaction]:
+        """Build a transaction in an ``async with`` block; it commits when the block ends.
+
+        An exception inside the block abandons it: nothing was changed.
+        """
+        opened = OpenTransaction(self._backend, self._new(operation_id))
+        yield opened
+        opened.committed = await self.commit(opened.transaction)
+
+    async def commit(self, transaction: Transaction) -> Committed:
+        """Commit a transaction that was built by hand."""
+        committed = await self._backend.commit(transaction, self.options)
+        self.context = self.context.merge(committed.context)
+        return committed
+
+    def _new(self, operation_id: bytes | None = None) -> Transaction:
+        options = self.options
+        return Transaction(
+            author=options.author,
+            trust=options.trust,
+            operation_id=operation_id or options.operation_id,
+        )
+
+    async def _commit_operation(self, operation: Operation) -> Committed:
+        transaction = self._new()
+        transaction.add(operation)
+        return await self.commit(transaction)
+
+    async def _commit_put(self, space: SpaceName, key: str, value: Any) -> Committed:
+        transaction = self._new()
+        transaction.put(space, _REGISTER, key, value)
+        return await self.commit(transaction)
+
+
+class ChangeFeed(Protocol):
+    """What was published since the feed was opened, one ``Change`` per delta.
+
+    A feed that is read too slowly ends with ``Overloaded``, whose
+    ``details["missed"]`` counts what was dropped: read the state again and open
+    a new one. It ends with ``Closed`` when its memory is closed.
+    """
+
+    def __aiter__(self) -> Self:
+        """Iterate over the changes."""
+
+    async def __anext__(self) -> Change:
+        """Wait for the next change."""
+
+    async def close(self) -> None:
+        """End the feed. Idempotent."""
+
+
+@runtime_checkable
+class MemoryProtocol(Backend, Protocol):
+    """What ``Memory`` and ``Client`` both are."""
+
+    context: Context
+    options: WriteOptions
+
+    @property
+    def region(self) -> str:
+        """The region of the replica that is written to."""
+
+    @property
+    def replica_id(self) -> int:
+        """The id of the replica that is written to."""
+
+    def space(self, *labels: str) -> Space[Awaitable[Committed]]:
+        """Return a space whose writes commit at once."""
+
+    def session(self, **changes: Any) -> Session:
+        """Return a session with other ``WriteOptions``."""
+
+    def transaction(
+        self, *, operation_id: bytes | None = None
+    ) -> AbstractAsyncContextManager[OpenTransaction]:
+        """Build a transaction in an ``async with`` block; it commits when the block ends."""
+
+    async def joined(self) -> Context:
+        """Return what the replica has joined and published now."""
+
+    async def wait_for(self, context: Context, *, timeout_ms: int = 10_000) -> Context:
+        """Return once ``context`` has been joined; raises ``NotCovered`` at the deadline."""
+
+    async def changes(
+        self, space: SpaceName | None = None, *, limit_batches: int = 10_000
+    ) -> ChangeFeed:
+        """Open a feed of what is published from now on, of one space or of all.
+
+        ``limit_batches`` is how far its reader may fall behind.
+        """
+
+    async def close(self) -> None:
+        """Release what is held. Idempotent."""
+
+
+class MemoryFace(Session):
+    """What ``Memory`` and ``Client`` share: they are a session over themselves.
+
+    A commit through the face itself uses its own options and grows its own
+    context; a commit that brings options is one of its sessions' and does not.
+    """
+
+    def __init__(self, options: WriteOptions) -> None:
+        # Every subclass is a Backend by the methods that it defines.
+        super().__init__(self, options)  # type: ignore[arg-type]
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def commit(
+        self, transaction: Transaction, options: WriteOptions | None = None
+    ) -> Committed:
+        """Commit a transaction; durable when it returns."""
+        if options is not None:
+            return await self._commit(transaction, options)
+        committed = await self._commit(transaction, self.options)
+        self.context = self.context.merge(committed.context)
+        return committed
+
+    @abstractmethod
+    async def _commit(self, transaction: Transaction, options: WriteOptions) -> Committed:
+        """Carry out a commit."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Release what is held. Idempotent."""

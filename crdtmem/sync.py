@@ -1,0 +1,473 @@
+"""Synchronisation: what this replica has reaches every peer, and the other way round.
+
+Problem: deltas must arrive everywhere soon, once, in bounded memory, over
+streams that break, to peers that are slow, behind, or below our log.
+
+Idea: three paths, each the net under the one before.
+
+1. *Push.* Each replica sends its own deltas to every peer, from where the peer
+   is: the batches of the last flight while the peer keeps up, and otherwise
+   from the log, in order, as its credit allows.
+2. *Pull.* Each replica tells its peers its durable vector. Where a peer's vector
+   shows deltas that do not come by themselves, ranges are asked for: relaying
+   between peers that have no stream to each other is this and no more.
+3. *Transfer.* Below the log, the whole state or the difference to it (see
+   ``sync_transfer``); at equal vectors with unequal digests, repair by evidence
+   (``sync_repair``).
+
+An acknowledgement is the published vector: what it covers is durable here. It
+goes out at once to a peer that has heard nothing for ``acknowledge_us``, else
+when that time has passed. Nothing is sent while nothing changes but a probe.
+
+Invariants: only what is published is sent or acknowledged; every queue is
+bounded by credit or by one read of the log; whatever a peer sends, only its own
+stream is closed, and the state is changed by published flights alone.
+
+Anti-entropy by version vectors is Demers et al. (1987) and Golding (1992);
+acknowledging by durable vector is Bayou's (Petersen et al., 1997).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import Any, Final
+
+from crdtmem.batch import Batch
+from crdtmem.causality import VersionVector
+from crdtmem.effects import Disconnect, Effect
+from crdtmem.errors import CrdtmemError, MalformedFrame, RemoteError
+from crdtmem.frames import FrameReader
+from crdtmem.message_shapes import Message
+from crdtmem.messages import (
+    Acknowledge,
+    Batches,
+    Credit,
+    Digest,
+    Evicted,
+    Gap,
+    Hello,
+    Ping,
+    Pong,
+    Refuse,
+    Request,
+)
+from crdtmem.sync_greeting import duplicate_stream, judge, keeps_older
+from crdtmem.sync_host import DEFAULT_SYNC, StoredBatch, SyncConfig, SyncHost
+from crdtmem.sync_inflow import FORKED, Inflow
+from crdtmem.sync_intake import Inbound
+from crdtmem.sync_outflow import Outflow
+from crdtmem.sync_repair import Repair, vector_hash
+from crdtmem.sync_requests import Requests
+from crdtmem.sync_session import Session, SessionInfo
+from crdtmem.sync_transfer import Outbound
+from crdtmem.transfer_messages import (
+    ReconcileExpand,
+    ReconcileFetch,
+    ReconcileOffer,
+    ReconcileRanges,
+    RepairEntries,
+    RepairFind,
+    RepairFound,
+    RepairSettle,
+    RepairStart,
+    SnapshotBatches,
+    SnapshotChunk,
+    SnapshotEnd,
+    SnapshotOffer,
+    SnapshotRefuse,
+    SnapshotRequest,
+)
+
+__all__ = ["Sync"]
+
+_HELLO_FRAME_BYTES: Final = 1 << 20
+_RELAYED_AT_ONCE: Final = 64
+_CREDIT_BYTES: Final = 1 << 40
+_RANGES_AT_ONCE: Final = 5_000
+
+
+class Sync:
+    """All streams of one replica. Every method is synchronous; times are microseconds."""
+
+    def __init__(self, host: SyncHost, config: SyncConfig = DEFAULT_SYNC) -> None:
+        self.host = host
+        self.config = config
+        self.sessions: dict[Any, Session] = {}
+        self.by_replica: dict[int, Session] = {}
+        self.requests = Requests(config)
+        self.inflow = Inflow(host, self.requests)
+        self.outflow = Outflow(host, config)
+        numbers = count(1)
+        self.outbound = Outbound(host, config)
+        self.inbound = Inbound(host, config, numbers)
+        self.repair = Repair(host, config, self.outbound, numbers)
+        self._fingerprint: tuple[bytes, bytes] | None = None
+        self._handlers: dict[type[Message], Callable[[Session, Any, int], list[Effect]]] = {
+            Batches: self._batches,
+            Acknowledge: self._acknowledge,
+            Request: lambda session, message, _: self.outflow.request(session, message),
+            Gap: self._gap,
+            Credit: self._credit,
+            Digest: self._digest,
+            Ping: self._ping,
+            Pong: self._pong,
+            Evicted: self._evicted,
+            SnapshotRequest: self.outbound.request,
+            SnapshotOffer: self.inbound.offered,
+            SnapshotChunk: self.inbound.chunk,
+            SnapshotBatches: self.inbound.batches,
+            SnapshotEnd: self.inbound.ended,
+            SnapshotRefuse: self._transfer_refused,
+            ReconcileOffer: self._compared,
+            ReconcileExpand: self.outbound.expand,
+            ReconcileRanges: self._compared,
+            ReconcileFetch: self.outbound.fetch,
+            RepairStart: self.repair.start,
+            RepairFind: self.repair.find,
+            RepairFound: self.repair.found,
+            RepairSettle: self.repair.settle,
+            RepairEntries: self.repair.entries,
+        }
+
+    # ------------------------------------------------------------------ streams
+
+    def connected(self, peer: Any, now_us: int, *, initiator: bool) -> list[Effect]:
+        """A stream to ``peer`` (any hashable handle) is open: introduce ourselves."""
+        assert peer not in self.sessions, "a handle names one stream"
+        self.inflow.arriving.join(self.host.state.vector)
+        credit = max(self.config.credit_bytes, 2 * self.host.limits.batch_bytes)
+        session = Session(peer, initiator, FrameReader(_HELLO_FRAME_BYTES), now_us, credit, credit)
+        session.received_us = session.pinged_us = session.compared_us = now_us
+        mine = self.host.hello(credit)
+        session.told = mine.vector.copy()
+        self.sessions[peer] = session
+        return [session.send(mine)]
+
+    def disconnected(self, peer: Any, now_us: int) -> list[Effect]:
+        """A stream is gone: ask others for what was asked of it."""
+        session = self.sessions.get(peer)
+        if session is None:
+            return []
+        return [*self._drop(session, now_us), *self._plan(now_us)]
+
+    def receive(self, peer: Any, data: bytes, now_us: int) -> list[Effect]:
+        """Take bytes from a stream. Malformed ones close it and change nothing."""
+        session = self.sessions.get(peer)
+        if session is None:
+            return []
+        session.received_us = now_us
+        effects: list[Effect] = []
+        try:
+            for message in session.reader.feed(data):
+                effects += self._handle(session, message, now_us)
+                if self.sessions.get(peer) is not session:
+                    break
+        except RemoteError as error:
+            effects += self._close(session, error, now_us)
+        return effects + self._plan(now_us)
+
+    def info(self) -> list[SessionInfo]:
+        """Return what is known of every peer that has introduced itself."""
+        return [session.info() for session in self.sessions.values() if session.open]
+
+    def _handle(self, session: Session, message: Message, now_us: int) -> list[Effect]:
+        kind = type(message)
+        if kind is Refuse:
+            assert isinstance(message, Refuse)
+            refused = RemoteError(
+                f"the peer closed the stream: {message.message}",
+                hint=f"its reason was {message.code!r}",
+                reason=message.code,
+            )
+            effects = [Disconnect(session.peer, refused), *self._drop(session, now_us)]
+            if message.code == FORKED:
+                own = self.host.state.vector.get(self.host.replica_id, 0)
+                reason = "another history of our id"
+                effects += self.host.identity_questioned(session.replica, own, reason)
+            return effects
+        if not session.open:
+            if not isinstance(message, Hello):
+                raise MalformedFrame(f"a {kind.__name__} before any introduction")
+            return self._greet(session, message, now_us)
+        handler = self._handlers.get(kind)
+        if handler is None:
+            raise MalformedFrame(f"a {kind.__name__} where none may come")
+        return handler(session, message, now_us)
+
+    def _greet(self, session: Session, hello: Hello, now_us: int) -> list[Effect]:
+        host = self.host
+        error, effects = judge(host, hello, host.hello(0))
+        if error is not None:
+            return [*effects, *self._close(session, error, now_us)]
+        # Also on a stream that does not stay: that we dialled it says that it is configured.
+        effects += host.greeted(hello, now_us, dialled=session.initiator)
+        older = self.by_replica.get(hello.replica)
+        if older is not None:
+            loser = session
+            if not keeps_older(older, session, hello, host.replica_id):
+                loser = older
+            effects += self._close(loser, duplicate_stream(hello.replica), now_us)
+            if loser is session:
+                return effects
+        session.hello = hello
+        session.reader.limit_bytes = host.limits.frame_bytes
+        session.credit_out = hello.credit_bytes
+        session.vector = hello.vector.copy()
+        session.own_sent = hello.vector.get(host.replica_id, 0)
+        self.by_replica[hello.replica] = session
+        effects += host.acknowledge(hello.replica, hello.vector, now_us)
+        cut = host.eviction_cut(hello.replica)
+        if cut is not None:
+            effects.append(session.send(Evicted(cut)))
+        self.requests.notice(hello.vector, self.inflow.arriving, now_us)
+        effects += self._tell(session, now_us)
+        effects.append(session.send(Ping(now_us)))
+        return effects + self.outflow.push(session, [])
+
+    def _close(self, session: Session, error: RemoteError, now_us: int) -> list[Effect]:
+        """Say why, and close the stream."""
+        code = error.details.get("reason", error.code)
+        refuse = session.send(Refuse(code, str(error)[:512]))
+        return [refuse, Disconnect(session.peer, error), *self._drop(session, now_us)]
+
+    def _drop(self, session: Session, now_us: int) -> list[Effect]:
+        session.closed = True
+        self.sessions.pop(session.peer, None)
+        if self.by_replica.get(session.replica) is session:
+            del self.by_replica[session.replica]
+        self.requests.dropped(session)
+        self.outbound.closed(session)
+        self.repair.closed(session)
+        self.inbound.closed(session, now_us)
+        return []
+
+    def _batches(self, session: Session, message: Batches, now_us: int) -> list[Effect]:
+        effects = self.inflow.batches(session, message, now_us)
+        forked, self.inflow.forked = self.inflow.forked, None
+        return effects if forked is None else effects + self._close(session, forked, now_us)
+
+    # ------------------------------------------------------------------ batches out
+
+    def published(self, batches: Sequence[Batch], now_us: int) -> list[Effect]:
+        """A flight was published: push our own part, acknowledge the rest."""
+        own = [batch for batch in batches if batch.header.replica == self.host.replica_id]
+        self._fingerprint = None
+        effects = self.inflow.settle(batches)
+        for session in list(self.sessions.values()):
+            if session.open:
+                effects += self.outflow.push(session, own)
+                effects += self._tell(session, now_us)
+        self.inbound.published(self.host.state.vector)
+        effects += self.repair.published()
+        effects += self.outbound.published(batches, now_us)
+        return effects + self._plan(now_us)
+
+    def log_read(
+        self, request: Any, result: Sequence[StoredBatch] | CrdtmemError, now_us: int
+    ) -> list[Effect]:
+        """The answer to a ``ReadLog``: stored batches in order, or why there are none."""
+        peer, serial = request
+        session = self.sessions.get(peer)
+        return [] if session is None else self.outflow.log_read(session, serial, result)
+
+    # ------------------------------------------------------------------ vectors
+
+    def _tell(self, session: Session, now_us: int) -> list[Effect]:
+        """Acknowledge now if the peer has heard nothing lately, else soon."""
+        due_us = session.acknowledged_us + self.config.acknowledge_us
+        if now_us < due_us:
+            session.acknowledge_due_us = due_us
+            return []
+        session.acknowledge_due_us = None
+        vector = self.host.state.vector
+        changed = VersionVector(
+            (replica, last)
+            for replica, last in vector.items()
+            if last > session.told.get(replica, 0)
+        )
+        relayed = self._relay(session, now_us)
+        if not changed and not relayed:
+            return []
+        session.told.join(changed)
+        session.acknowledged_us = now_us
+        return [session.send(Acknowledge(changed, relayed))]
+
+    def _relay(self, session: Session, now_us: int) -> dict[int, VersionVector]:
+        """Return what others acknowledged that this peer has not been told, now and then."""
+        if now_us < session.relayed_us:
+            return {}
+        session.relayed_us = now_us + self.config.relayed_us
+        relayed: dict[int, VersionVector] = {}
+        for replica, vector in self.host.acknowledged().items():
+            if replica in (session.replica, self.host.replica_id):
+                continue
+            known = session.told_relayed.setdefault(replica, VersionVector())
+            news = VersionVector((r, last) for r, last in vector.items() if last > known.get(r, 0))
+            if news:
+                known.join(news)
+                relayed[replica] = news
+                if len(relayed) >= _RELAYED_AT_ONCE:
+                    break
+        return relayed
+
+    def _acknowledge(self, session: Session, message: Acknowledge, now_us: int) -> list[Effect]:
+        session.vector.join(message.changed)
+        effects = self.host.acknowledge(session.replica, message.changed, now_us)
+        for replica, vector in message.relayed.items():
+            session.told_relayed.setdefault(replica, VersionVector()).join(vector)
+            if replica != self.host.replica_id:
+                effects += self.host.acknowledge(replica, vector, now_us)
+        self.requests.notice(message.changed, self.inflow.arriving, now_us)
+        own = message.changed.get(self.host.replica_id, 0)
+        if own > session.own_sent:
+            session.own_sent = own
+            effects += self.outflow.push(session, [])
+        return effects
+
+    def _credit(self, session: Session, message: Credit, now_us: int) -> list[Effect]:
+        if session.credit_out + message.granted_bytes > _CREDIT_BYTES:
+            raise MalformedFrame("more credit than there can be")
+        session.credit_out += message.granted_bytes
+        return [*self.outflow.push(session, []), *self.outbound.pump(session, now_us)]
+
+    def _transfer_refused(
+        self, session: Session, message: SnapshotRefuse, now_us: int
+    ) -> list[Effect]:
+        self.outbound.refused(session, message.transfer)
+        self.inbound.refused(session, message.transfer, now_us)
+        self.repair.refused(session, message.transfer)
+        return []
+
+    def _compared(
+        self, session: Session, message: ReconcileOffer | ReconcileRanges, now_us: int
+    ) -> list[Effect]:
+        """A comparison goes on: that of a repair, or that of a transfer."""
+        repairs = self.repair.leads(session, message.transfer)
+        asker = self.repair if repairs else self.inbound
+        if isinstance(message, ReconcileOffer):
+            return asker.compare(session, message, now_us)
+        return asker.ranges(session, message, now_us)
+
+    def _gap(self, session: Session, message: Gap, now_us: int) -> list[Effect]:
+        session.gaps[message.replica] = message.floor
+        self.requests.dropped(session, message.replica)
+        return []
+
+    def _evicted(self, session: Session, message: Evicted, now_us: int) -> list[Effect]:
+        return self.host.told_evicted(session.replica, message.cut)
+
+    def _plan(self, now_us: int) -> list[Effect]:
+        """Ask for what is lacking and does not come by itself."""
+        sessions = self.sessions.values()
+        plan = self.requests.plan(sessions, self.inflow.arriving, self.host.take_through, now_us)
+        effects: list[Effect] = [
+            session.send(Request(tuple(ranges[start : start + _RANGES_AT_ONCE])))
+            for session, ranges in plan.ranges.items()
+            for start in range(0, len(ranges), _RANGES_AT_ONCE)
+        ]
+        if plan.snapshot_from is not None:
+            effects += self.inbound.want(plan.snapshot_from, now_us)
+        return effects
+
+    # ------------------------------------------------------------------ comparing
+
+    def fingerprint(self) -> tuple[bytes, bytes]:
+        """Return the hash of the published vector, and the digest of live dots at it."""
+        if self._fingerprint is None:
+            state = self.host.state
+            lanes = state.digest()
+            hashed = vector_hash(state.vector)
+            self._fingerprint = (hashed, b"".join(lane.to_bytes(8, "big") for lane in lanes))
+        return self._fingerprint
+
+    def _compare(self, session: Session, now_us: int) -> list[Effect]:
+        session.compared_us = now_us
+        fingerprint = self.fingerprint()
+        if session.compared == b"".join(fingerprint):
+            return []
+        session.compared = b"".join(fingerprint)
+        return [session.send(Digest(*fingerprint))]
+
+    def _digest(self, session: Session, message: Digest, now_us: int) -> list[Effect]:
+        hashed, digest = self.fingerprint()
+        if message.vector_hash != hashed or message.digest == digest:
+            return []
+        effects, tell = self.repair.mismatch(session, (digest, message.digest), now_us)
+        if tell:
+            effects.append(session.send(Digest(hashed, digest)))
+        return effects
+
+    def rederived(self, request: Any, sound: bool, now_us: int) -> list[Effect]:
+        """The answer to a ``Rederive``: whether the state was what the store holds."""
+        self._fingerprint = None
+        return self.repair.rederived(request, sound, now_us)
+
+    def evidence_found(self, request: Any, batches: Sequence[bytes], now_us: int) -> list[Effect]:
+        """The answer to a ``FindEvidence``: stored batches that supersede some of the dots."""
+        return self.repair.evidence_found(request, batches, now_us)
+
+    # ------------------------------------------------------------------ time
+
+    def _ping(self, session: Session, message: Ping, now_us: int) -> list[Effect]:
+        return [session.send(Pong(message.sent_us, now_us))]
+
+    def _pong(self, session: Session, message: Pong, now_us: int) -> list[Effect]:
+        measured_us = max(0, now_us - message.sent_us)
+        before_us = session.round_trip_us
+        session.round_trip_us = (
+            measured_us if before_us is None else (7 * before_us + measured_us) // 8
+        )
+        session.clock_offset_us = message.clock_us - message.sent_us - measured_us // 2
+        return []
+
+    def handle_timeout(self, now_us: int) -> list[Effect]:
+        """Do what is due: acknowledgements, probes, comparisons, requests that got stuck."""
+        effects = self.inflow.settle(())
+        effects += self.inbound.handle_timeout(now_us)
+        effects += self.outbound.handle_timeout(now_us)
+        effects += self.repair.handle_timeout(now_us)
+        for session in list(self.sessions.values()):
+            effects += self._tick(session, now_us)
+        return effects + self._plan(now_us)
+
+    def _tick(self, session: Session, now_us: int) -> list[Effect]:
+        config = self.config
+        if not session.open:
+            if now_us < session.connected_us + config.hello_us:
+                return []
+            return self._close(session, _silent("did not introduce itself"), now_us)
+        if now_us >= session.received_us + config.silence_us:
+            return self._close(session, _silent("has been silent"), now_us)
+        effects: list[Effect] = []
+        if session.acknowledge_due_us is not None and now_us >= session.acknowledge_due_us:
+            effects += self._tell(session, now_us)
+        if now_us >= session.pinged_us + config.ping_us:
+            session.pinged_us = now_us
+            effects.append(session.send(Ping(now_us)))
+            # What others acknowledged since is passed on, if nothing else was to be told.
+            effects += self._tell(session, now_us)
+        if now_us >= session.compared_us + config.digest_us:
+            effects += self._compare(session, now_us)
+        return effects
+
+    def next_deadline_us(self) -> int | None:
+        """Return when ``handle_timeout`` has something to do, or ``None``."""
+        config = self.config
+        times: list[int] = []
+        for session in self.sessions.values():
+            if not session.open:
+                times.append(session.connected_us + config.hello_us)
+                continue
+            times.append(session.pinged_us + config.ping_us)
+            times.append(session.compared_us + config.digest_us)
+            times.append(session.received_us + config.silence_us)
+            if session.acknowledge_due_us is not None:
+                times.append(session.acknowledge_due_us)
+        parts = (self.requests, self.inbound, self.outbound, self.repair)
+        times += [part.next_us for part in parts if part.next_us is not None]
+        return min(times, default=None)
+
+
+def _silent(what: str) -> RemoteError:
+    return RemoteError(f"the peer {what} for too long", hint="check the network between the nodes")

@@ -1,0 +1,212 @@
+"""What a client may ask of a memory: the verbs of the control socket, but for the node's own.
+
+Problem: the same questions that an embedded caller asks by method calls must be
+answered over a socket, at the same price as far as possible.
+
+Idea: one handler per verb, in a table. A handler checks the body's shape,
+answers at once where it can (a read is a dictionary lookup), hands the request
+itself to the engine as the ticket of a commit, and starts a coroutine only for
+what waits or streams. Long answers are streamed as events of bounded size,
+each sent when the client has room.
+
+Bodies are arrays, in this order:
+
+=========== ============================================= ======================
+verb        body                                          answer
+=========== ============================================= ======================
+commit      options, transaction                          the outcome
+read        space, datatype, key, at_least, timeout_ms    a reading
+keys        space, datatype                               events: lists of keys
+spaces      nil                                           a list of names
+conflicts   space or nil                                  events: lists of them
+context     nil                                           a context
+wait        context, timeout_ms                           a context
+subscribe   space or nil, limit_batches                   events: lists of changes
+export      space or nil                                  events: lists of records
+=========== ============================================= ======================
+
+``options``, ``transaction`` and so on are as in ``operations``; ``subscribe``
+sends an empty list when it has begun to listen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from crdtmem.batch import SpaceName
+from crdtmem.changes import changes_of
+from crdtmem.control import Handler, Request
+from crdtmem.crdt import DATATYPES_BY_CODE
+from crdtmem.errors import NotCovered
+from crdtmem.exporting import export_records
+from crdtmem.memory import Memory, too_slow
+from crdtmem.operations import (
+    decode_context,
+    decode_space,
+    decode_transaction,
+    decode_write_options,
+    encode_change,
+    encode_committed,
+    encode_conflict,
+    encode_context,
+    encode_reading,
+    require,
+)
+from crdtmem.wall import now_us
+
+__all__ = ["fields", "memory_verbs", "optional_space"]
+
+_KEYS_PER_EVENT: Final = 5_000
+_CHANGES_PER_EVENT: Final = 1_000
+_CONFLICTS_PER_EVENT: Final = 100
+_RECORDS_PER_EVENT: Final = 500
+_LONGEST_FEED: Final = 100_000
+
+
+def fields(body: Any, count: int, verb: str) -> tuple[Any, ...]:
+    """Return a body that is an array of that many fields; raises ``MalformedFrame``."""
+    require(type(body) is tuple and len(body) == count, f"the body of {verb}")
+    return tuple(body)
+
+
+def optional_space(labels: Any) -> SpaceName | None:
+    """Return the name of a space, or ``None`` for all of them."""
+    return None if labels is None else decode_space(labels)
+
+
+def _milliseconds(number: Any) -> int:
+    require(type(number) is int and 0 <= number <= 24 * 3_600_000, "a timeout in milliseconds")
+    return int(number)
+
+
+def _datatype(code: Any) -> int:
+    require(type(code) is int and code in DATATYPES_BY_CODE, "a datatype's code")
+    return int(code)
+
+
+def memory_verbs(memory: Memory) -> Mapping[str, Handler]:
+    """Return the handlers that a memory alone can serve, by verb."""
+    verbs = _MemoryVerbs(memory)
+    return {
+        "commit": verbs.commit,
+        "read": verbs.read,
+        "keys": verbs.keys,
+        "spaces": verbs.spaces,
+        "conflicts": verbs.conflicts,
+        "context": verbs.context,
+        "wait": verbs.wait,
+        "subscribe": verbs.subscribe,
+        "export": verbs.export,
+    }
+
+
+class _MemoryVerbs:
+    """The handlers, over one memory."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+
+    def commit(self, request: Request, body: Any) -> None:
+        written, sent = fields(body, 2, "commit")
+        options = decode_write_options(written)
+        transaction = decode_transaction(sent)
+        request.encode = encode_committed
+        if options.durability == "local":
+            # The request is the engine's ticket: no task, no future, one answer.
+            self._memory.submit(request, transaction, options)
+        else:
+            request.run(self._memory.commit(transaction, options))
+
+    def read(self, request: Request, body: Any) -> None:
+        space, datatype, key, at_least, timeout_ms = fields(body, 5, "read")
+        require(type(key) is str, "a key")
+        request.encode = encode_reading
+        context = decode_context(at_least)
+        name, code = decode_space(space), _datatype(datatype)
+        replica = self._memory.engine.replica
+        if context is None or replica.state.vector.dominates(context.vector):
+            request.set_result(replica.read(name, code, key, now_us()))
+            return
+        request.run(
+            self._memory.read(
+                name, code, key, at_least=context, timeout_ms=_milliseconds(timeout_ms)
+            )
+        )
+
+    def keys(self, request: Request, body: Any) -> None:
+        space, datatype = fields(body, 2, "keys")
+        request.run(self._keys(request, decode_space(space), _datatype(datatype)))
+
+    async def _keys(self, request: Request, space: SpaceName, datatype: int) -> int:
+        keys = await self._memory.keys(space, datatype)
+        for start in range(0, len(keys), _KEYS_PER_EVENT):
+            await request.emit(keys[start : start + _KEYS_PER_EVENT])
+        return len(keys)
+
+    def spaces(self, request: Request, body: Any) -> None:
+        fields(body, 0, "spaces")
+        request.run(self._memory.spaces())
+
+    def conflicts(self, request: Request, body: Any) -> None:
+        (space,) = fields(body, 1, "conflicts")
+        request.run(self._conflicts(request, optional_space(space)))
+
+    async def _conflicts(self, request: Request, space: SpaceName | None) -> int:
+        found = await self._memory.conflicts(space)
+        for start in range(0, len(found), _CONFLICTS_PER_EVENT):
+            part = found[start : start + _CONFLICTS_PER_EVENT]
+            await request.emit([encode_conflict(conflict) for conflict in part])
+        return len(found)
+
+    def context(self, request: Request, body: Any) -> None:
+        fields(body, 0, "context")
+        request.set_result(encode_context(self._memory.engine.replica.context))
+
+    def wait(self, request: Request, body: Any) -> None:
+        flat, timeout_ms = fields(body, 2, "wait")
+        context = decode_context(flat)
+        if context is None:
+            raise NotCovered("no context to wait for was given", hint="pass one")
+        request.encode = encode_context
+        request.run(self._memory.wait_for(context, timeout_ms=_milliseconds(timeout_ms)))
+
+    def subscribe(self, request: Request, body: Any) -> None:
+        space, limit = fields(body, 2, "subscribe")
+        require(type(limit) is int and 0 < limit <= _LONGEST_FEED, "the limit of a feed")
+        request.run(self._subscribe(request, optional_space(space), limit))
+
+    async def _subscribe(self, request: Request, space: SpaceName | None, limit: int) -> None:
+        subscription = self._memory.subscribe(limit)
+        try:
+            await request.emit([])
+            while True:
+                batches = [await subscription.next(), *subscription.pending()]
+                if subscription.missed:
+                    raise too_slow(subscription.missed)
+                found = [encode_change(c) for batch in batches for c in changes_of(batch, space)]
+                for start in range(0, len(found), _CHANGES_PER_EVENT):
+                    await request.emit(found[start : start + _CHANGES_PER_EVENT])
+        finally:
+            self._memory.unsubscribe(subscription)
+
+    def export(self, request: Request, body: Any) -> None:
+        (space,) = fields(body, 1, "export")
+        request.run(self._export(request, optional_space(space)))
+
+    async def _export(self, request: Request, space: SpaceName | None) -> int:
+        """Stream records; others are served between any two events."""
+        replica = self._memory.engine.replica
+        records: Iterator[dict[str, Any]] = export_records(replica, space, now_us())
+        count = 0
+        part: list[dict[str, Any]] = []
+        for record in records:
+            part.append(record)
+            if len(part) >= _RECORDS_PER_EVENT:
+                await request.emit(part)
+                await asyncio.sleep(0)
+                count, part = count + len(part), []
+        if part:
+            await request.emit(part)
+        return count + len(part)
