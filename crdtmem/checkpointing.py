@@ -44,7 +44,11 @@ _HISTORY_POINTS: Final = 1_000
 
 
 class Checkpointer:
-    """Writes a checkpoint whenever the log has grown by ``log_bytes`` since the last."""
+    """Writes a checkpoint whenever the log has grown by ``log_bytes`` since the last.
+
+    What recovery had to replay counts too: a node that dies again and again before a
+    checkpoint is due would otherwise replay ever more, and never write one.
+    """
 
     def __init__(
         self,
@@ -58,14 +62,20 @@ class Checkpointer:
         self._log_bytes = log_bytes
         self._sync_log_bytes = sync_log_bytes
         self._retention_us = retention_us
-        self._grown = 0
+        self._grown = runtime.engine.replayed_bytes
         self._running = False
         self.written = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return self._running
 
     def note_written(self, size: int) -> None:
         """Note that the log grew; starts a checkpoint in the background when it is due."""
         self._grown += size
         if self._grown >= self._log_bytes and not self._running:
+            self._running = True
             self._runtime.spawn(self._background())
 
     async def _background(self) -> None:

@@ -74,6 +74,8 @@ class Engine:
         self.sync = Sync(self, sync)
         # What recovery has to say to operators, said when the engine starts.
         self.news: list[Alarm] = []
+        # How much log recovery had to replay: what the next checkpoint will save.
+        self.replayed_bytes = 0
         self._collect_at_us: int | None = None
 
     # ------------------------------------------------------------------ life

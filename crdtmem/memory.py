@@ -86,6 +86,7 @@ class Memory(MemoryFace):
         memory = cls(Runtime(engine, store, tune_gc=tune_gc))
         memory.runtime.checkpointer = Checkpointer(memory.runtime)
         memory.runtime.apply(engine.start(now_us()))
+        memory.runtime.checkpointer.note_written(0)
         return memory
 
     async def close(self) -> None:

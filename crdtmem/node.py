@@ -98,6 +98,7 @@ class Node:
             await node.control.start()
             await node.peers.start()
             runtime.apply(engine.start(now_us()))
+            runtime.checkpointer.note_written(0)
         except BaseException:
             await node.stop()
             raise

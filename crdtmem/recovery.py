@@ -159,6 +159,7 @@ def _replay(engine: Engine, store: Store, after: int) -> None:
     assembler = Assembler(SHAPES, NESTED)
     replica = engine.replica
     for record in store.replay(after_ordinal=after):
+        engine.replayed_bytes += len(record.data)
         try:
             if record.kind == KIND_MARKER:
                 installation = assembler.feed(record.data)

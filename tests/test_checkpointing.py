@@ -71,3 +71,22 @@ def test_a_log_that_has_grown_starts_a_checkpoint_by_itself(tmp_path: Path) -> N
         assert len(await _reopened(url)) == number
 
     asyncio.run(story())
+
+
+def test_what_was_replayed_counts_towards_the_next_checkpoint(tmp_path: Path) -> None:
+    """Lives that are each too short for a checkpoint do not replay ever more."""
+    url = f"sqlite:///{tmp_path}/a.db"
+
+    async def life() -> int:
+        """One life that ends before it has written a checkpoint's worth of log."""
+        async with await Memory.open(url, region="eu") as memory:
+            checkpointer = Checkpointer(memory.runtime, log_bytes=1_000)
+            memory.runtime.checkpointer = checkpointer
+            await memory.space("notes").put("k", "x" * 400)
+            while checkpointer.busy:
+                await memory.space("notes").put("k", "")
+            return memory.runtime.engine.replayed_bytes
+
+    replayed = [asyncio.run(life()) for _ in range(12)]
+    assert max(replayed) < 4_000
+    assert min(replayed[4:]) < replayed[3]
