@@ -309,7 +309,8 @@ class Client(MemoryFace):
         events = await self.events("subscribe", (space, limit_batches), apart=True)
         try:
             # The first event is empty, and says that the node has begun to listen.
-            await asyncio.wait_for(anext(events), self._timeout_ms / 1_000)
+            async with asyncio.timeout(self._timeout_ms / 1_000):
+                await anext(events)
         except TimeoutError as error:
             await events.close()
             raise Unreachable("the node did not begin to listen in time", hint="retry") from error

@@ -89,9 +89,8 @@ class Stream(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + timeout_ms / 1_000
         try:
-            _, stream = await asyncio.wait_for(
-                loop.create_unix_connection(lambda: cls(path), path), timeout_ms / 1_000
-            )
+            async with asyncio.timeout(timeout_ms / 1_000):
+                _, stream = await loop.create_unix_connection(lambda: cls(path), path)
         except (OSError, TimeoutError) as error:
             raise _unreachable(path, error) from error
         try:
@@ -167,7 +166,8 @@ class Stream(asyncio.Protocol):
         room: asyncio.Future[None] = self._loop.create_future()
         self._room.append(room)
         try:
-            await asyncio.wait_for(room, max(0.0, deadline_s - self._loop.time()))
+            async with asyncio.timeout_at(deadline_s):
+                await room
         except TimeoutError as error:
             raise Unreachable(
                 "the node is too busy to take another request", hint="retry after a pause"
@@ -289,7 +289,8 @@ class Stream(asyncio.Protocol):
     async def wait_lost(self, deadline_s: float) -> None:
         """Return when the connection has ended; raises ``Unreachable`` at the deadline."""
         try:
-            await asyncio.wait_for(self._ended.wait(), max(0.0, deadline_s - self._loop.time()))
+            async with asyncio.timeout_at(deadline_s):
+                await self._ended.wait()
         except TimeoutError as error:
             raise Unreachable("the node is stopping", hint="retry once it is back") from error
 

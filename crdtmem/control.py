@@ -414,7 +414,8 @@ class ControlServer:
             self._deserted.clear()
             # A client that does not read its last answers is not waited for.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._deserted.wait(), timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    await self._deserted.wait()
         for connection in list(self.connections):
             connection.abort()
         if self._server is not None:

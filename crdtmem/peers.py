@@ -258,9 +258,10 @@ class PeerStreams:
             peer.attempts += 1
             began_s = loop.time()
             try:
-                _, stream = await asyncio.wait_for(
-                    loop.create_connection(lambda: self._new(peer.address), host, port), _DIAL_S
-                )
+                async with asyncio.timeout(_DIAL_S):
+                    _, stream = await loop.create_connection(
+                        lambda: self._new(peer.address), host, port
+                    )
                 peer.stream, peer.error = stream, None
                 await stream.ended.wait()
                 peer.error = None if stream.duplicate else stream.error

@@ -65,6 +65,7 @@ def with_memory(url: str, body: Callable[[Memory], Awaitable[None]], **more: Any
 
     async def run() -> None:
         async with await opened(url, **more) as memory:
-            await asyncio.wait_for(body(memory), 20)
+            async with asyncio.timeout(20):
+                await body(memory)
 
     asyncio.run(run())

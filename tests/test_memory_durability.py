@@ -222,9 +222,8 @@ def test_closing_while_the_store_is_broken_answers_everyone() -> None:
         waiting = asyncio.create_task(feed.next())
         await eventually(lambda: len(memory.engine.replica._waiting), "waiter")
         await memory.close()
-        outcomes = await asyncio.wait_for(
-            asyncio.gather(in_flight, reader, waiting, return_exceptions=True), 5
-        )
+        async with asyncio.timeout(5):
+            outcomes = await asyncio.gather(in_flight, reader, waiting, return_exceptions=True)
         assert isinstance(outcomes[0], StoreFull)
         assert isinstance(outcomes[1], Closed)
         assert isinstance(outcomes[2], Closed)
@@ -242,7 +241,8 @@ def test_after_close_everything_says_so_and_closing_again_is_nothing() -> None:
         with pytest.raises(Closed):
             await memory.space("s").put("k", 1)
         with pytest.raises(Closed):
-            await asyncio.wait_for(waiting, 5)
+            async with asyncio.timeout(5):
+                await waiting
 
     asyncio.run(run())
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-__all__ = ["eventually", "wait_until"]
+__all__ = ["eventually", "eventually_answered", "wait_until"]
 
 _T = TypeVar("_T")
 _PAUSE_S = 0.005
@@ -31,6 +31,17 @@ async def eventually(condition: Callable[[], _T], what: str, *, timeout_s: float
     """Do what ``wait_until`` does, and let the event loop run meanwhile."""
     deadline = time.monotonic() + timeout_s
     while not (result := condition()):
+        assert time.monotonic() < deadline, f"after {timeout_s} s there was still no {what}"
+        await asyncio.sleep(_PAUSE_S)
+    return result
+
+
+async def eventually_answered(
+    question: Callable[[], Awaitable[_T]], what: str, *, timeout_s: float = 20.0
+) -> _T:
+    """Do what ``eventually`` does, where asking takes an ``await`` itself."""
+    deadline = time.monotonic() + timeout_s
+    while not (result := await question()):
         assert time.monotonic() < deadline, f"after {timeout_s} s there was still no {what}"
         await asyncio.sleep(_PAUSE_S)
     return result

@@ -121,7 +121,8 @@ class RegionNode:
             )
         assert self.process.stdout is not None
         try:
-            line = await asyncio.wait_for(self.process.stdout.readline(), _START_S)
+            async with asyncio.timeout(_START_S):
+                line = await self.process.stdout.readline()
         except TimeoutError as error:
             raise Unreachable(f"{self.region} did not start in time", hint=self.tail()) from error
         if not line:
@@ -162,7 +163,8 @@ class RegionNode:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
             try:
-                await asyncio.wait_for(process.wait(), _STOP_S)
+                async with asyncio.timeout(_STOP_S):
+                    await process.wait()
             except TimeoutError:
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()

@@ -117,7 +117,8 @@ def test_a_cut_is_silent_and_what_was_held_arrives_after_it() -> None:
             writer.write(b"during ")
             server.streams[0][1].write(b"answer")
             with pytest.raises(TimeoutError):
-                await asyncio.wait_for(reader.read(1), 0.1)
+                async with asyncio.timeout(0.1):
+                    await reader.read(1)
             assert server.received == b"before "
             assert server.ended == 0, "a black hole says nothing"
             relay.heal()
@@ -141,7 +142,8 @@ def test_one_direction_alone_can_be_cut(direction: str) -> None:
             else:
                 await eventually(lambda: server.received == b"there", "what was sent")
                 with pytest.raises(TimeoutError):
-                    await asyncio.wait_for(reader.read(1), 0.05)
+                    async with asyncio.timeout(0.05):
+                        await reader.read(1)
             relay.heal()
             await eventually(lambda: server.received == b"there", "what was sent")
 

@@ -17,7 +17,7 @@ from crdtmem.client import Client
 from crdtmem.errors import DurabilityTimeout, InvalidValue
 from tests.node.cluster import clients_of, converge, make_cluster
 from tests.node.processes import NodeProcess, crdtmem, start_all
-from tests.waiting import eventually
+from tests.waiting import eventually, eventually_answered
 
 REGIONS = ("eu", "us", "ap")
 
@@ -134,17 +134,11 @@ def test_another_cluster_is_kept_out_and_named(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with clients_of([ours, theirs]) as clients:
 
-            async def refusal() -> str:
-                (peer,) = (await clients[0].call("status", ()))["peers"][:1]
-                return str(peer["error"] or "")
-
             async def refused() -> bool:
-                return "cluster" in await refusal()
+                (peer,) = (await clients[0].call("status", ()))["peers"][:1]
+                return "cluster" in str(peer["error"] or "")
 
-            for _ in range(500):
-                if await refused():
-                    break
-            assert await refused(), await refusal()
+            await eventually_answered(refused, "refusal that names the cluster")
 
     with ours, theirs:
         asyncio.run(scenario())
