@@ -7,7 +7,8 @@ Idea: the tree is split by *whose move it is*. A ``LocalError`` is the
 caller's: nothing was changed. A ``RemoteError`` is a peer's or a client's
 fault: the frame is refused and this replica's state is untouched. A
 ``StoreError`` is the disk's: acknowledgements have stopped. ``ReplicaHalted``
-is the protocol's: this replica may no longer write under its id.
+is the protocol's: this replica may no longer write under its id. A ``Defect`` is
+this program's own: it has stopped rather than go on with a state that it distrusts.
 
 ::
 
@@ -40,6 +41,7 @@ is the protocol's: this replica may no longer write under its id.
     │   ├── StoreVersion      a format newer than this program
     │   └── HistoryGap        the history asked for is no longer held
     ├── ReplicaHalted         evicted or fenced: writes refused, reads served
+    ├── Defect                a fault of this program itself: it has stopped
     └── Unreachable           no node answers; what was asked may or may not have been done
 
 The split by fault follows h11's Local/Remote pair; the hint follows httpx.
@@ -54,6 +56,7 @@ __all__ = [
     "ConditionFailed",
     "ConfigError",
     "CrdtmemError",
+    "Defect",
     "DurabilityTimeout",
     "ForkDetected",
     "FrameTooLarge",
@@ -276,6 +279,17 @@ class ReplicaHalted(CrdtmemError):
 
     code = "replica_halted"
     state_left = "reads are served; writes are refused"
+
+
+class Defect(CrdtmemError):
+    """This program found a fault of its own, and stopped before it could do harm.
+
+    What was acknowledged is durable; start again from the store. A write that was
+    under way may have been done: repeat it with the same ``operation_id``.
+    """
+
+    code = "defect"
+    state_left = "what was acknowledged is kept; what was under way may or may not have been done"
 
 
 class Unreachable(CrdtmemError):

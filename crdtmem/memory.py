@@ -27,7 +27,7 @@ from crdtmem.checkpointing import Checkpointer
 from crdtmem.codec import thaw
 from crdtmem.crdt import DATATYPES_BY_CODE
 from crdtmem.engine import Engine, NodeInfo
-from crdtmem.errors import Closed, InvalidValue, Overloaded
+from crdtmem.errors import InvalidValue, Overloaded
 from crdtmem.handles import Conflict, WriteOptions
 from crdtmem.limits import DEFAULT_LIMITS, Limits
 from crdtmem.policy import SYSTEM_SPACE
@@ -119,7 +119,7 @@ class Memory(MemoryFace):
         return secrets.randbits(64)
 
     async def _commit(self, transaction: Transaction, options: WriteOptions) -> Committed:
-        ticket: asyncio.Future[Committed] = self.runtime._loop.create_future()
+        ticket: asyncio.Future[Committed] = self.runtime.ticket()
         deadline_us = self.submit(ticket, transaction, options)
         committed = await ticket
         if options.durability != "local":
@@ -152,7 +152,8 @@ class Memory(MemoryFace):
 
     async def durable(self, context: Context, durability: str, deadline_us: int) -> None:
         """Return once a context is durable as widely as named; raises ``DurabilityTimeout``."""
-        ticket: asyncio.Future[None] = self.runtime._loop.create_future()
+        self.runtime.check_alive()
+        ticket: asyncio.Future[None] = self.runtime.ticket()
         self.runtime.apply(
             self.engine.await_durability(ticket, context.vector, durability, now_us(), deadline_us)
         )
@@ -160,9 +161,8 @@ class Memory(MemoryFace):
 
     async def wait_for(self, context: Context, *, timeout_ms: int = 10_000) -> Context:
         """Return once ``context`` has been joined here; raises ``NotCovered`` at the deadline."""
-        if self.runtime.closed:
-            raise Closed("this memory is closed", hint="open it again")
-        ticket: asyncio.Future[Context] = self.runtime._loop.create_future()
+        self.runtime.check_alive()
+        ticket: asyncio.Future[Context] = self.runtime.ticket()
         now = now_us()
         deadline_us = now + timeout_ms * 1_000
         self.runtime.apply(self.engine.wait(ticket, context.vector, now, deadline_us))
@@ -180,6 +180,8 @@ class Memory(MemoryFace):
         """Read one key, once ``at_least`` has been joined."""
         if at_least is not None:
             await self.wait_for(at_least, timeout_ms=timeout_ms)
+        if self.runtime.defect is not None:
+            raise self.runtime.defect
         return self.engine.replica.read(space, datatype, key, now_us())
 
     def reader(self, *labels: str) -> Callable[..., Any]:

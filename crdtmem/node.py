@@ -13,7 +13,8 @@ nothing new, let the flight that is out land, answer those who wait, close the
 streams, close the store.
 
 Invariants: the readiness line is printed only when clients and peers can connect;
-after a stop the store says that its end was clean; nothing listens beyond
+after a stop the store says that its end was clean; a node whose machine breaks stops
+rather than limp on, and says so (see ``Runtime.stop_for``); nothing listens beyond
 loopback unless the settings allow it.
 """
 
@@ -57,6 +58,7 @@ class Node:
         self.memory = memory
         self.runtime = memory.runtime
         self.stopping = asyncio.Event()
+        memory.runtime.on_defect.append(self.stopping.set)
         self.started_at_us = now_us()
         self.peers = PeerStreams(settings, memory.runtime)
         memory.services.before_restart.append(self.peers.pause)
@@ -159,13 +161,16 @@ async def _run(settings: Settings, announce: Callable[[dict[str, Any]], None]) -
         _log.info("stopping")
     finally:
         await node.stop()
+    if node.runtime.defect is not None:
+        raise node.runtime.defect
 
 
 def run_node(settings: Settings, *, as_json: bool = False) -> None:
     """Run a node until SIGTERM, SIGINT or the ``stop`` verb; prints when it is ready.
 
     The line is ``ready region=… replica=… listen=… control=… pid=…``, or one JSON
-    object. Raises ``StoreError``s and ``ConfigError`` when it cannot start.
+    object. Raises ``StoreError``s and ``ConfigError`` when it cannot start, and ``Defect``
+    when the node stopped itself: the command line then exits with 7.
     """
 
     def announce(ready: dict[str, Any]) -> None:

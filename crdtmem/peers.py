@@ -282,14 +282,17 @@ class PeerStreams:
             return False
         self._streams[stream.number] = stream
         initiator = stream.dialled is not None
-        self._runtime.apply(
-            self._runtime.engine.connected(stream.number, now_us(), initiator=initiator)
+        engine = self._runtime.engine
+        self._runtime.attempt(
+            lambda: engine.connected(stream.number, now_us(), initiator=initiator)
         )
         return True
 
     def received(self, stream: _Stream, data: bytes) -> None:
         """Hand bytes to the engine."""
-        self._runtime.apply(self._runtime.engine.receive(stream.number, data, now_us()))
+        engine = self._runtime.engine
+        if not self._runtime.closed:
+            self._runtime.attempt(lambda: engine.receive(stream.number, data, now_us()))
 
     def lost(self, stream: _Stream) -> None:
         """Announce the end of a stream, if its beginning was."""
@@ -300,8 +303,9 @@ class PeerStreams:
             # Wakes those who wait now, and nobody later.
             self._one_ended.set()
             self._one_ended.clear()
+        engine = self._runtime.engine
         if not self._runtime.closed:
-            self._runtime.apply(self._runtime.engine.disconnected(stream.number, now_us()))
+            self._runtime.attempt(lambda: engine.disconnected(stream.number, now_us()))
 
     # ------------------------------------------------------------------ effects
 
@@ -334,7 +338,8 @@ class PeerStreams:
             _log.error("reading the log failed unexpectedly", exc_info=error)
             error = CrdtmemError(f"reading the log failed: {error!r}", hint="see the node's log")
         answer = error if error is not None else done.result()
-        self._runtime.apply(self._runtime.engine.log_read(effect.request, answer, now_us()))
+        engine = self._runtime.engine
+        self._runtime.attempt(lambda: engine.log_read(effect.request, answer, now_us()))
 
 
 def _describe(stream: _Stream | None, met: Mapping[int, SessionInfo]) -> dict[str, Any]:

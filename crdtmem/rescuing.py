@@ -128,10 +128,9 @@ async def _rescue_one(runtime: Runtime, rescue: Rescue, lost: LostTransaction) -
 
 
 async def _commit(runtime: Runtime, transaction: Transaction) -> Committed:
-    if runtime.broken is not None:
-        raise runtime.broken
+    runtime.check_open()
     engine = runtime.engine
-    ticket: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
+    ticket: asyncio.Future[Committed] = runtime.ticket()
     transaction.seal(engine.limits)
     now = now_us()
     deadline_us = now + int(_COMMIT_S * 1e6)

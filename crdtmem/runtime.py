@@ -13,7 +13,8 @@ Invariants: effects are carried out in list order; a commit that failed is read
 back from the reopened store before the engine goes on, so an ambiguous commit
 counts as durable exactly when it is; while the store is broken, writes are
 refused with its error, reads are served, and reopening is tried again with a
-growing pause.
+growing pause. An exception from within the machine stops it for good: what a
+defect has left half changed is neither served nor written on.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+from weakref import WeakSet
 
 from crdtmem.batch import Batch
 from crdtmem.effects import Alarm, Effect, Notify, Persist, Reply, SetTimer
 from crdtmem.engine import Engine
-from crdtmem.errors import Closed, CrdtmemError, StoreError
+from crdtmem.errors import Closed, CrdtmemError, Defect, StoreError
 from crdtmem.flight import Flight
 from crdtmem.store import BatchRecord, Store
 from crdtmem.wall import now_us
@@ -112,6 +114,10 @@ class Runtime:
         self.alarms: deque[Alarm] = deque(maxlen=_ALARMS_KEPT)
         self.broken: StoreError | None = None
         self.closed = False
+        # Set once, by the first exception from within the machine; see ``stop_for``.
+        self.defect: Defect | None = None
+        self.on_defect: list[Callable[[], None]] = []
+        self._tickets: WeakSet[asyncio.Future[Any]] = WeakSet()
         self.subscriptions: list[Subscription] = []
         self.handlers: dict[type, Callable[[Any], None]] = {}
         self._tune_gc = tune_gc
@@ -139,21 +145,27 @@ class Runtime:
 
     def apply(self, effects: Iterable[Effect]) -> None:
         """Carry out effects in order, then let the engine advance soon."""
-        for effect in effects:
-            kind = type(effect)
-            if kind is Reply:
-                _answer(effect)  # type: ignore[arg-type]
-            elif kind is Notify:
-                for subscription in self.subscriptions:
-                    subscription.push(effect.batches)  # type: ignore[union-attr]
-            elif kind is Persist:
-                self._persist(effect.flight)  # type: ignore[union-attr]
-            elif kind is SetTimer:
-                pass  # Deadlines are asked for after every turn: see _arm.
-            elif kind is Alarm:
-                self.alarm(effect)  # type: ignore[arg-type]
-            else:
-                self.handlers[kind](effect)
+        if self.defect is not None:
+            return
+        try:
+            for effect in effects:
+                kind = type(effect)
+                if kind is Reply:
+                    _answer(effect)  # type: ignore[arg-type]
+                elif kind is Notify:
+                    for subscription in self.subscriptions:
+                        subscription.push(effect.batches)  # type: ignore[union-attr]
+                elif kind is Persist:
+                    self._persist(effect.flight)  # type: ignore[union-attr]
+                elif kind is SetTimer:
+                    pass  # Deadlines are asked for after every turn: see _arm.
+                elif kind is Alarm:
+                    self.alarm(effect)  # type: ignore[arg-type]
+                else:
+                    self.handlers[kind](effect)
+        except Exception as fault:  # noqa: BLE001 - whatever it is, nothing goes on after it
+            self.stop_for(fault)
+            return
         if not self._advancing:
             self._advancing = True
             if self.linger_s:
@@ -166,28 +178,84 @@ class Runtime:
         self.alarms.append(alarm)
         _log.warning("%s: %s", alarm.name, alarm.message)
 
+    def attempt(self, step: Callable[[], Iterable[Effect]]) -> None:
+        """Let the engine take a step that may not fail, and carry out what it asks for."""
+        if self.defect is not None:
+            return
+        try:
+            effects = step()
+        except Exception as fault:  # noqa: BLE001 - whatever it is, nothing goes on after it
+            self.stop_for(fault)
+        else:
+            self.apply(effects)
+
+    def stop_for(self, fault: BaseException) -> None:
+        """Stop for good: the machine broke, and may be anywhere between two states.
+
+        Everyone who waits is told, nothing is written any more, and ``on_defect`` is
+        called. What was acknowledged is in the store, from which to start again.
+        """
+        if self.defect is not None:
+            return
+        defect = Defect(
+            f"a defect of this program: {fault!r:.500}",
+            hint="it has stopped; start it again, and please report what its log says",
+        )
+        self.defect = defect
+        _log.critical("stopping for good: the machine failed", exc_info=fault)
+        self.alarm(Alarm("defect", str(defect), {"code": defect.code}))
+        try:
+            engine, flight = self.engine, self.engine.replica.flight
+            staged = [] if flight is None else engine.persist_failed(flight, defect)
+            for reply in (*engine.refuse_everyone(defect), *staged):
+                if type(reply) is Reply:
+                    _answer(reply)
+        except Exception:  # noqa: BLE001 - see below
+            # A broken machine may not even know whom it owes an answer; tickets are kept below.
+            _log.exception("not everyone could be told by the machine itself")
+        for ticket in list(self._tickets):
+            _answer(Reply(ticket, error=defect))
+        for subscription in self.subscriptions:
+            subscription.close()
+        self._idle.set()
+        for task in list(self._tasks):
+            task.cancel()
+        for tell in self.on_defect:
+            tell()
+
+    def ticket(self) -> asyncio.Future[Any]:
+        """Return a future that is answered in any case, also when the machine breaks."""
+        ticket: asyncio.Future[Any] = self._loop.create_future()
+        self._tickets.add(ticket)
+        return ticket
+
     def _advance(self) -> None:
         self._advancing = False
-        if self.closed:
+        if self.closed or self.defect is not None:
             return
-        if self.broken is None and not self._held:
-            effects = self.engine.advance(now_us())
-            if effects:
-                self.apply(effects)
-        self._arm()
+        try:
+            if self.broken is None and not self._held:
+                effects = self.engine.advance(now_us())
+                if effects:
+                    self.apply(effects)
+            self._arm()
+        except Exception as fault:  # noqa: BLE001 - whatever it is, nothing goes on after it
+            self.stop_for(fault)
 
     def _arm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self.closed or self.defect is not None:
+            return
         deadline_us = self.engine.next_deadline_us()
-        if deadline_us is not None and not self.closed:
+        if deadline_us is not None:
             delay_s = max(0.0, (deadline_us - now_us()) / 1e6)
             self._timer = self._loop.call_later(delay_s, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
-        self.apply(self.engine.handle_timeout(now_us()))
+        self.attempt(lambda: self.engine.handle_timeout(now_us()))
 
     # ------------------------------------------------------------------ the store
 
@@ -205,28 +273,32 @@ class Runtime:
             self._held += 1
             try:
                 await self._idle.wait()
+                if self.defect is not None:
+                    raise self.defect
                 yield
             finally:
                 self._held -= 1
                 self.apply([])
 
     def _persist(self, flight: Flight) -> None:
-        self._idle.clear()
-        self._settled.clear()
         arrived_at_us = now_us()
         future = self._executor.submit(_write, self.store, flight, arrived_at_us)
+        self._idle.clear()
+        self._settled.clear()
         future.add_done_callback(
             lambda done: self._loop.call_soon_threadsafe(self._written, flight, done.exception())
         )
 
     def _written(self, flight: Flight, error: BaseException | None) -> None:
         self._settled.set()
+        if self.defect is not None:
+            return
         if error is None:
             self._deltas_since_freeze += flight.weight
             if self._tune_gc and self._deltas_since_freeze > _FREEZE_EVERY_DELTAS:
                 self._deltas_since_freeze = 0
                 gc.freeze()
-            self.apply(self.engine.persisted(flight, now_us()))
+            self.attempt(lambda: self.engine.persisted(flight, now_us()))
             # Idle only now, when what the log holds has been published too.
             self._idle.set()
             if self.checkpointer is not None:
@@ -262,9 +334,9 @@ class Runtime:
         )
         self.alarm(Alarm("store mended", "the store accepts writes again", {"kept": survived}))
         if survived and flight.batches:
-            self.apply(self.engine.persisted(flight, now_us()))
+            self.attempt(lambda: self.engine.persisted(flight, now_us()))
         else:
-            self.apply(self.engine.persist_failed(flight, error))
+            self.attempt(lambda: self.engine.persist_failed(flight, error))
         self._idle.set()
         if not self.store.boot.continuous:
             # Part of what was acknowledged is gone: nobody may write on under this id.
@@ -282,15 +354,26 @@ class Runtime:
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            _log.error("a background task failed", exc_info=task.exception())
+        fault = None if task.cancelled() else task.exception()
+        if fault is None:
+            return
+        if self.closed:
+            _log.error("a background task failed", exc_info=fault)
+        else:
+            self.stop_for(fault)
 
     def check_open(self) -> None:
-        """Raise ``Closed`` after ``close``, or the store's error while it is broken."""
-        if self.closed:
-            raise Closed("this memory is closed", hint="open it again")
+        """Raise ``Closed`` after ``close``, ``Defect``, or the store's error while it is broken."""
+        self.check_alive()
         if self.broken is not None:
             raise self.broken
+
+    def check_alive(self) -> None:
+        """Raise ``Closed`` after ``close``, and ``Defect`` after the machine broke."""
+        if self.defect is not None:
+            raise self.defect
+        if self.closed:
+            raise Closed("this memory is closed", hint="open it again")
 
     async def close(self) -> None:
         """Let the flight that is out land, refuse what is queued, close the store.
@@ -302,7 +385,7 @@ class Runtime:
             return
         self.closed = True
         error = Closed("this memory was closed", hint="open it again")
-        self.apply(self.engine.refuse_everyone(error))
+        self.attempt(lambda: self.engine.refuse_everyone(error))
         await self._settled.wait()
         if self._timer is not None:
             self._timer.cancel()
@@ -310,7 +393,7 @@ class Runtime:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         stranded = self.engine.replica.flight
-        if stranded is not None:
+        if stranded is not None and self.defect is None:
             self.apply(self.engine.persist_failed(stranded, self.broken or error))
         for subscription in self.subscriptions:
             subscription.close()

@@ -122,7 +122,7 @@ class Services:
     def _answer(self, engine: Engine, effects: Callable[[int], list[Effect]]) -> None:
         """Give an engine its answer, if it is still the one that runs."""
         if engine is self._runtime.engine and not self._runtime.closed:
-            self._runtime.apply(effects(now_us()))
+            self._runtime.attempt(lambda: effects(now_us()))
 
     async def _rederive(self, effect: Rederive) -> None:
         runtime = self._runtime

@@ -20,6 +20,7 @@ code meaning
 4    refused; nothing was changed (or: durable here, not yet as asked)
 5    the store: locked, full, read-only, corrupt, failed
 6    not converged, or a verification found problems
+7    the node found a defect of its own and stopped; start it again
 130  interrupted
 ==== ==================================================================
 

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from crdtmem.cli.ending import (
+    EXIT_DEFECT,
     EXIT_ERROR,
     EXIT_FOUND,
     EXIT_REFUSED,
@@ -31,6 +32,7 @@ from crdtmem.config import Settings, load_settings
 from crdtmem.control_path import control_path
 
 __all__ = [
+    "EXIT_DEFECT",
     "EXIT_ERROR",
     "EXIT_FOUND",
     "EXIT_REFUSED",

@@ -14,6 +14,7 @@ import click
 from crdtmem.errors import (
     ConfigError,
     CrdtmemError,
+    Defect,
     LocalError,
     ProtocolMismatch,
     ReplicaHalted,
@@ -22,6 +23,7 @@ from crdtmem.errors import (
 )
 
 __all__ = [
+    "EXIT_DEFECT",
     "EXIT_ERROR",
     "EXIT_FOUND",
     "EXIT_REFUSED",
@@ -40,6 +42,7 @@ EXIT_UNREACHABLE: Final = 3
 EXIT_REFUSED: Final = 4
 EXIT_STORE: Final = 5
 EXIT_FOUND: Final = 6
+EXIT_DEFECT: Final = 7
 
 
 def exit_code_of(error: BaseException) -> int:
@@ -52,6 +55,8 @@ def exit_code_of(error: BaseException) -> int:
         return EXIT_REFUSED
     if isinstance(error, StoreError):
         return EXIT_STORE
+    if isinstance(error, Defect):
+        return EXIT_DEFECT
     return EXIT_ERROR
 
 
