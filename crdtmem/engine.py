@@ -28,11 +28,12 @@ from crdtmem.causality import VersionVector
 from crdtmem.collector import Collector
 from crdtmem.crdt import NESTED
 from crdtmem.durability import DURABILITIES, DurabilityWaits
-from crdtmem.effects import Alarm, Effect, FindEvidence, Rederive, Reply
+from crdtmem.effects import Alarm, Effect, FindEvidence, Persist, Rederive, Reply
 from crdtmem.errors import CrdtmemError
-from crdtmem.flight import Flight, touches_system
+from crdtmem.flight import Flight, idle_flight, touches_system
 from crdtmem.inbox import Verdict
 from crdtmem.install import Installation
+from crdtmem.kept_acknowledgements import ACKNOWLEDGED, KeptAcknowledgements
 from crdtmem.limits import DEFAULT_LIMITS, Limits
 from crdtmem.membership import Membership, NodeInfo
 from crdtmem.messages import Hello
@@ -67,6 +68,7 @@ class Engine:
         self.replica.flight_deltas = self.node.flight_deltas
         self.membership = Membership(self.replica, self.node)
         self.epoch = self.membership.epoch
+        self.kept = KeptAcknowledgements(self.epoch)
         self.collector = Collector()
         self.retries = Retries(identity.replica)
         self.durability = DurabilityWaits(self.epoch, identity.region)
@@ -87,8 +89,16 @@ class Engine:
         return news + self.membership.start(now_us)
 
     def advance(self, now_us: int) -> list[Effect]:
-        """Stage the next flight if there is work for one."""
-        return self._settle(self.replica.stage(now_us)) if self.replica.has_work else []
+        """Stage the next flight if there is work for one, or what is known is to be kept."""
+        replica = self.replica
+        effects = self._settle(replica.stage(now_us)) if replica.has_work else []
+        if self.kept.due and replica.halted is None:
+            if replica.flight is None:
+                replica.flight = idle_flight(self.state, replica.tips)
+                effects.append(Persist(replica.flight))
+            if effects and type(effects[-1]) is Persist:
+                effects[-1].flight.metadata.update(self.kept.metadata())
+        return effects
 
     def refuse_queued(self, error: CrdtmemError) -> list[Effect]:
         """Answer everything that is not staged yet with an error."""
@@ -158,6 +168,8 @@ class Engine:
 
     def persist_failed(self, flight: Flight, error: CrdtmemError) -> list[Effect]:
         """Forget a flight that is known not to be durable."""
+        if ACKNOWLEDGED in flight.metadata:
+            self.kept.failed()
         return self._settle(self.replica.failed(flight, error))
 
     def _published(self, flight: Flight, now_us: int) -> list[Effect]:
@@ -168,6 +180,7 @@ class Engine:
             if batch.header.replica != self.replica_id:
                 self.skew.note(batch, now_us)
             system_changed |= touches_system(batch)
+        self.kept.note(now_us)
         effects = self.sync.published(flight.batches, now_us)
         effects += self.membership.published(system_changed, now_us)
         for transaction in self.retries.due(self.replica.state):
@@ -205,6 +218,7 @@ class Engine:
         """Do what is due."""
         effects = self.replica.handle_timeout(now_us)
         effects += self.sync.handle_timeout(now_us)
+        self.kept.handle_timeout(now_us)
         offsets_us = {
             peer.replica: peer.clock_offset_us
             for peer in self.sync.info()
@@ -234,6 +248,7 @@ class Engine:
         times = (
             self.replica.next_deadline_us(),
             self.sync.next_deadline_us(),
+            self.kept.next_deadline_us(),
             self.durability.next_deadline_us(),
             self._collect_at_us,
         )
@@ -305,6 +320,7 @@ class Engine:
     def acknowledge(self, replica: int, vector: Mapping[int, int], now_us: int) -> list[Effect]:
         """Note that a replica has durably joined ``vector``."""
         effects = self.membership.acknowledge(replica, vector, now_us)
+        self.kept.note(now_us)
         return effects + (self.durability.check(now_us) if len(self.durability) else [])
 
     def acknowledged(self) -> Mapping[int, VersionVector]:

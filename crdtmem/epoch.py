@@ -259,6 +259,8 @@ class Epoch:
         self.records: dict[int, Member] = {}
         self.settled: dict[int, int] = {}
         self.leaving: frozenset[int] = frozenset()
+        # Whether more is known of acknowledgements than was kept: see ``kept_acknowledgements``.
+        self.has_news = False
         self._progress: dict[int, _Progress] = {}
         self._stable = VersionVector()
 
@@ -356,6 +358,7 @@ class Epoch:
         itself, and they accumulate.
         """
         if header.replica != self.own:
+            self.has_news = True
             newest = self._known(header.replica).newest
             newest.join(header.dependencies)
             if header.last > newest.get(header.replica, 0):
@@ -369,7 +372,10 @@ class Epoch:
         whenever it changed. Older news never undoes newer.
         """
         if replica != self.own:
-            self._known(replica).newest.join(vector)
+            newest = self._known(replica).newest
+            if not newest.dominates(vector):
+                self.has_news = True
+                newest.join(vector)
 
     def _known(self, replica: int) -> _Progress:
         progress = self._progress.get(replica)

@@ -33,10 +33,17 @@ from crdtmem.entries import (
 from crdtmem.errors import CrdtmemError
 from crdtmem.limits import Limits
 from crdtmem.policy import SYSTEM_SPACE
-from crdtmem.table import Overlay
+from crdtmem.table import Overlay, State
 from crdtmem.transaction import Transaction
 
-__all__ = ["FLIGHT_DELTAS", "Flight", "LocalBatch", "StagedTransaction", "touches_system"]
+__all__ = [
+    "FLIGHT_DELTAS",
+    "Flight",
+    "LocalBatch",
+    "StagedTransaction",
+    "idle_flight",
+    "touches_system",
+]
 
 FLIGHT_DELTAS = 20_000
 """About how many deltas one flight carries: staging and publishing them must not take long."""
@@ -131,6 +138,11 @@ class LocalBatch:
         bases = (self.order_base, self.physical_base)
         data = encode_batch(header, self.table, self.spaces, bases, self.bodies)
         return Batch(header, self.transactions, self.segments, data, hash_of(data))
+
+
+def idle_flight(state: State, tips: dict[int, tuple[int, bytes]]) -> Flight:
+    """Return a flight that changes nothing, to carry metadata."""
+    return Flight(Overlay(state), state.vector.copy(), tips=dict(tips))
 
 
 def touches_system(batch: Batch) -> bool:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import gc
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from crdtmem.batch import REGION_BYTES, decode_batch
@@ -29,6 +29,7 @@ from crdtmem.effects import Alarm
 from crdtmem.engine import Engine, NodeInfo
 from crdtmem.errors import MalformedFrame, StoreCorrupt
 from crdtmem.install import Assembler
+from crdtmem.kept_acknowledgements import ACKNOWLEDGED
 from crdtmem.limits import DEFAULT_LIMITS, Limits
 from crdtmem.replica import Identity
 from crdtmem.retirement import RETIRED, Retirement, set_aside
@@ -38,7 +39,12 @@ from crdtmem.store.base import KIND_MARKER
 from crdtmem.sync_host import DEFAULT_SYNC, SyncConfig
 from crdtmem.table import State
 
-__all__ = ["open_engine", "rederive"]
+__all__ = ["draw_replica_id", "open_engine", "rederive"]
+
+
+def draw_replica_id() -> int:
+    """Return a new replica id of 63 random bits, never 0."""
+    return secrets.randbits(63) | 1
 
 
 def open_engine(
@@ -48,6 +54,7 @@ def open_engine(
     node: NodeInfo | None = None,
     limits: Limits = DEFAULT_LIMITS,
     sync: SyncConfig = DEFAULT_SYNC,
+    draw_id: Callable[[], int] = draw_replica_id,
 ) -> Engine:
     """Recover an engine from a store, taking a new replica id where continuity is not proven.
 
@@ -58,7 +65,7 @@ def open_engine(
     is_whole = False
     # At most twice: damage found on the way costs the id, and all is joined again under the new.
     while not is_whole:
-        engine = _identified(store, region, node, limits, sync)
+        engine = _identified(store, region, node, limits, sync, draw_id)
         # Millions of objects are about to be made and none dropped: the collector would only
         # look on.
         collecting = gc.isenabled()
@@ -68,12 +75,23 @@ def open_engine(
         finally:
             if collecting:
                 gc.enable()
-    engine.replica.recovered(store.metadata())
+    metadata = store.metadata()
+    engine.replica.recovered(metadata)
+    try:
+        engine.kept.recover(metadata.get(ACKNOWLEDGED))
+    except (ValueError, MalformedFrame) as error:
+        words = f"what members had acknowledged cannot be read, and is learned anew: {error}"
+        engine.news.append(Alarm("acknowledgements", words, {}))
     return engine
 
 
 def _identified(
-    store: Store, region: str, node: NodeInfo, limits: Limits, sync: SyncConfig
+    store: Store,
+    region: str,
+    node: NodeInfo,
+    limits: Limits,
+    sync: SyncConfig,
+    draw_id: Callable[[], int],
 ) -> Engine:
     """Return an empty engine with the id that the store proves, or a new one, claimed durably."""
     metadata = store.metadata()
@@ -83,7 +101,7 @@ def _identified(
     if former and store.boot.continuous and retired is None:
         replica = former
     else:
-        replica = secrets.randbits(63) | 1
+        replica = draw_id()
         retirement = None if retired is None else Retirement.decode(retired)
         written = store.heads().get(former, 0)
         reason = store.boot.reason
@@ -122,7 +140,8 @@ def _claim(
     A former id that wrote nothing was never anybody: the one before it stays the
     predecessor, so that the chain to what was written does not break.
     """
-    items: dict[str, bytes | None] = {"replica": pack(replica), RETIRED: None}
+    # What counts as acknowledged stands on what had been published under the former id.
+    items: dict[str, bytes | None] = {"replica": pack(replica), RETIRED: None, ACKNOWLEDGED: None}
     if former and (written or not _number(metadata, "predecessor")):
         items |= {"predecessor": pack(former), "predecessor_last": pack(written)}
     store.put_metadata(items)
