@@ -34,8 +34,9 @@ from crdtmem.policy import SYSTEM_SPACE
 from crdtmem.reading import Reading, SpaceReader
 from crdtmem.recovery import open_engine
 from crdtmem.replica import Committed
-from crdtmem.rescue import LostWrite
+from crdtmem.rescue import RESCUE_PREFIX, LostWrite
 from crdtmem.rescuing import lost_writes, rescue_all
+from crdtmem.retries import RETRY_PREFIX
 from crdtmem.runtime import Runtime, Subscription
 from crdtmem.services import Services
 from crdtmem.session import ChangeFeed, MemoryFace
@@ -46,6 +47,7 @@ from crdtmem.wall import now_us
 __all__ = ["Memory", "too_slow"]
 
 _REGISTER = 1
+_RESERVED_IDS = (RETRY_PREFIX, RESCUE_PREFIX)
 
 
 class Memory(MemoryFace):
@@ -142,6 +144,8 @@ class Memory(MemoryFace):
                     hint="use space.set_policy, or 'crdtmem evict'",
                 )
         transaction.seal(self.limits)
+        if transaction.operation_id is not None:
+            _require_free(transaction.operation_id)
         now = now_us()
         deadline_us = now + options.timeout_ms * 1_000
         after = None if options.after is None else options.after.vector
@@ -304,6 +308,15 @@ def too_slow(missed: int) -> Overloaded:
         hint="read the state again, and open a new feed",
         missed=missed,
     )
+
+
+def _require_free(operation_id: bytes) -> None:
+    """Refuse the ids of this program's own transactions: a stranger's would pass for them."""
+    if operation_id.startswith(_RESERVED_IDS):
+        raise InvalidValue(
+            f"the operation id {operation_id!r:.80} is reserved: clients do not use its prefix",
+            hint="draw 16 random bytes once per operation, and keep them for its retries",
+        )
 
 
 def _may_write_system(step: Any) -> bool:
