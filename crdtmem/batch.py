@@ -18,7 +18,7 @@ Layout (MessagePack; the exact specification is in ``DESIGN.md``)::
                    replicas, dependencies, spaces, order_base, physical_base, transactions]
     transaction = [order - order_base, physical - physical_base, metadata | nil, segments]
     segment     = [space, datatype, keys, fields, values, superseded, metadata | nil]
-    keys        = key | [key, …] | [prefix, [rest of the key, …]]
+    keys        = key | [key, …] | [prefix, [rests of the keys, joined by U+0000]]
 
 Invariants: decoding either returns a batch whose every column is checked, or
 raises ``MalformedFrame`` having changed nothing; the hash of a batch is the
@@ -34,6 +34,14 @@ from typing import Any, Final
 
 from crdtmem.causality import VersionVector
 from crdtmem.codec import pack, unpack
+from crdtmem.columns import (
+    Distances,
+    as_column,
+    distance_bytes,
+    distances_of,
+    pack_keys,
+    unpack_keys,
+)
 from crdtmem.entries import (
     NO_METADATA,
     SEQUENCE_BITS,
@@ -72,9 +80,6 @@ REGION_BYTES: Final = 64
 
 _HEADER_LENGTH: Final = 12
 _STR_ONLY: Final = frozenset({str})
-_PREFIX_FROM_KEYS: Final = 8
-_PREFIX_FROM_LETTERS: Final = 1
-_PREFIX_LETTERS: Final = 1_024
 _INT_ONLY: Final = frozenset({int})
 _TIME_LIMIT_US: Final = 1 << 63
 
@@ -96,7 +101,8 @@ class Segment:
     are. ``keys`` is a column, or one text for all. ``fields`` is ``None`` for
     datatypes without fields, else a column (0 in a column of dots stands for
     the delta's own dot). ``values`` is ``None`` for removals. ``superseded``
-    is ``None`` when nothing is, else a column of ``Superseded``.
+    is ``None`` when nothing is, else a column of ``Superseded``: an array where
+    all are plain distances (see ``columns``).
     """
 
     space: SpaceName
@@ -201,10 +207,14 @@ class ReplicaTable:
         return self.index.setdefault(replica, len(self.index) + 1)
 
 
-def encode_dots_column(column: list[Any] | None, table: ReplicaTable) -> Any:
-    """Return a column of ``Superseded`` (or dot fields) in its wire form."""
-    if column is None or not any(column):
+def encode_dots_column(column: Any, table: ReplicaTable) -> Any:
+    """Return a column of ``Superseded`` in its wire form."""
+    if type(column) is list:
+        column = as_column(column)
+    if column is None:
         return None
+    if type(column) is Distances:
+        return distance_bytes(column)
     return [table.flat(item) if type(item) is tuple else item for item in column]
 
 
@@ -240,19 +250,6 @@ def encode_batch(
     return b"".join((head[:-1], array_header(len(transactions)), *transactions))
 
 
-def pack_keys(keys: list[str]) -> bytes:
-    """Encode a column of keys; what all of them begin with is written once.
-
-    The form is ``[key, …]`` or ``[prefix, [rest, …]]``.
-    """
-    if len(keys) >= _PREFIX_FROM_KEYS:
-        low, high = min(keys), max(keys)
-        length = next((at for at, letter in enumerate(low) if high[at] != letter), len(low))
-        if _PREFIX_FROM_LETTERS <= length <= _PREFIX_LETTERS:
-            return pack((low[:length], [key[length:] for key in keys]))
-    return pack(keys)
-
-
 def array_header(length: int) -> bytes:
     """Return the MessagePack header of an array of that many elements."""
     if length < 16:
@@ -278,9 +275,15 @@ def decode_batch(data: bytes, *, known_fields: Mapping[int, bool] | None = None)
 def _decode(body: Any, data: bytes, known_fields: Mapping[int, bool] | None) -> Batch:
     if type(body) is not tuple or len(body) != _HEADER_LENGTH or body[0] != BATCH_VERSION:
         raise ValueError("not a batch of a version that is known here")
-    _, replica, first, count, previous, region, others, dependencies, spaces = body[:9]
-    _check(
-        set(map(type, (replica, first, count, body[9], body[10]))) == _INT_ONLY
+    _, replica, first, count, previous, region, others, dependencies = body[:8]
+    spaces, order_base, physical_base, listed = body[8:]
+    if not (
+        type(replica)
+        is type(first)
+        is type(count)
+        is type(order_base)
+        is type(physical_base)
+        is int
         and replica > 0
         and first > 0
         and count > 0
@@ -288,36 +291,35 @@ def _decode(body: Any, data: bytes, known_fields: Mapping[int, bool] | None) -> 
         and type(previous) is bytes
         and len(previous) == 16
         and type(region) is str
-        and len(region) <= REGION_BYTES,
-        "the header",
-    )
-    _check(all(type(other) is int and other > 0 for other in others), "the replica table")
+        and len(region) <= REGION_BYTES
+    ):
+        raise ValueError("the header is malformed")
     replicas = (replica, *others)
-    _check(len(set(replicas)) == len(replicas), "the replica table")
+    if others:
+        _check(all(type(other) is int and other > 0 for other in others), "the replica table")
+        _check(len(set(replicas)) == len(replicas), "the replica table")
+    needs = _dependencies(dependencies, replicas)
     names = [_space_name(name) for name in spaces]
-    needs = VersionVector(
-        (dot >> SEQUENCE_BITS, dot & SEQUENCE_MASK) for dot in _dots(dependencies, replicas)
-    )
-    _check(replica not in needs and 0 not in needs.values(), "the dependencies")
     header = BatchHeader(replica, first, count, previous, region, needs)
     transactions: list[tuple[int, int, Metadata, int]] = []
     segments: list[Segment] = []
-    dot = replica << SEQUENCE_BITS | first
-    for order_step, physical_step, metadata, parts in body[11]:
-        _check(type(order_step) is int and type(physical_step) is int, "a transaction's stamp")
-        shared = _metadata(metadata)
-        _check(type(parts) is tuple and len(parts) > 0, "a transaction")
-        order, physical = body[9] + order_step, body[10] + physical_step
-        _check(
-            0 <= order < _TIME_LIMIT_US and 0 <= physical < _TIME_LIMIT_US, "a transaction's stamp"
-        )
-        transactions.append((order, physical, shared, len(segments)))
-        stamp = _stamp(replica, region, order, physical, shared)
+    start = dot = replica << SEQUENCE_BITS | first
+    for order_step, physical_step, metadata, parts in listed:
+        if not (type(order_step) is type(physical_step) is int):
+            raise ValueError("a transaction's stamp is malformed")
+        order, physical_us = order_base + order_step, physical_base + physical_step
+        if not (0 <= order < _TIME_LIMIT_US and 0 <= physical_us < _TIME_LIMIT_US):
+            raise ValueError("a transaction's stamp is malformed")
+        if type(parts) is not tuple or not parts:
+            raise ValueError("a transaction is malformed")
+        shared = NO_METADATA if metadata is None else _metadata(metadata)
+        transactions.append((order, physical_us, shared, len(segments)))
+        stamp = _stamp(replica, region, order, physical_us, shared)
         for part in parts:
             segment = _segment(part, names, replicas, dot, stamp, shared, known_fields)
             segments.append(segment)
             dot += segment.count
-    _check(dot - (replica << SEQUENCE_BITS | first) == count, "the number of deltas")
+    _check(dot - start == count, "the number of deltas")
     return Batch(header, transactions, segments, data, hash_of(data))
 
 
@@ -326,9 +328,18 @@ def _check(fine: bool, what: str) -> None:
         raise ValueError(f"{what} is malformed")
 
 
+def _dependencies(numbers: Any, replicas: tuple[int, ...]) -> VersionVector:
+    if numbers == ():
+        return VersionVector()
+    dots = _dots(numbers, replicas)
+    needs = VersionVector((dot >> SEQUENCE_BITS, dot & SEQUENCE_MASK) for dot in dots)
+    _check(replicas[0] not in needs and 0 not in needs.values(), "the dependencies")
+    return needs
+
+
 def _space_name(name: Any) -> SpaceName:
-    _check(type(name) is tuple and all(type(label) is str for label in name), "a space's name")
-    return tuple(name)
+    _check(type(name) is tuple and set(map(type, name)) <= _STR_ONLY, "a space's name")
+    return name  # type: ignore[no-any-return]
 
 
 def _dots(numbers: Any, replicas: tuple[int, ...]) -> tuple[int, ...]:
@@ -344,29 +355,29 @@ def _dots(numbers: Any, replicas: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _dots_column(column: Any, count: int, replicas: tuple[int, ...], sequence: int) -> Any:
+    """Return what is superseded; a distance may not lead before the writer's first dot."""
     if column is None:
         return None
+    if type(column) is bytes:
+        distances = distances_of(column, count)
+        # Narrow distances of a long-lived writer cannot lead too far.
+        if sequence >> 8 * distances.itemsize == 0 and max(distances) >= sequence:
+            _check_distances(distances, sequence)
+        return distances
     _check(type(column) is tuple and len(column) == count, "a column of dots")
-    if set(map(type, column)) == _INT_ONLY:
-        distances = column
-    else:
-        distances = [item for item in column if type(item) is int]
-        column = [item if type(item) is int else _dots(item, replicas) for item in column]
-    # A distance that leads before the first sequence would name another replica's dot.
-    if distances and not (min(distances) >= 0 and max(distances) < sequence):
-        _check(
-            all(
-                type(item) is not int or 0 <= item < sequence + index
-                for index, item in enumerate(column)
-            ),
-            "a column of dots",
-        )
+    column = tuple([item if type(item) is int else _dots(item, replicas) for item in column])
+    _check_distances(column, sequence)
     return column
 
 
+def _check_distances(column: Iterable[Any], sequence: int) -> None:
+    """Refuse what would name another replica's dot: what leads before the first sequence."""
+    for index, item in enumerate(column):
+        if type(item) is int and not 0 <= item < sequence + index:
+            raise ValueError("a column of dots is malformed")
+
+
 def _metadata(metadata: Any) -> Metadata:
-    if metadata is None:
-        return NO_METADATA
     _check(type(metadata) is dict and set(map(type, metadata)) <= _STR_ONLY, "metadata")
     return metadata  # type: ignore[no-any-return]
 
@@ -395,7 +406,8 @@ def _segment(
     known_fields: Mapping[int, bool] | None,
 ) -> Segment:
     space, datatype, keys, fields, values, superseded, metadata = part
-    _check(type(space) is int and 0 <= space < len(names) and type(datatype) is int, "a segment")
+    if not (type(space) is type(datatype) is int and 0 <= space < len(names)):
+        raise ValueError("a segment is malformed")
     has_fields = fields is not None if known_fields is None else known_fields[datatype]
     if type(keys) is str:
         columns = [column for column in (values, superseded, fields) if type(column) is tuple]
@@ -404,8 +416,8 @@ def _segment(
     else:
         keys = unpack_keys(keys)
         count = len(keys)
-    _check(count > 0 and (values is None or len(values) == count), "a column of values")
-    _check(values is None or type(values) is tuple, "a column of values")
+    if not count or not (values is None or (type(values) is tuple and len(values) == count)):
+        raise ValueError("a column of values is malformed")
     if metadata is not None:
         stamp = _stamp(
             stamp.replica,
@@ -425,21 +437,6 @@ def _segment(
         _dots_column(superseded, count, replicas, dot & SEQUENCE_MASK),
         stamp,
     )
-
-
-def unpack_keys(keys: Any) -> tuple[str, ...]:
-    """Return a decoded column of keys, whichever form ``pack_keys`` chose.
-
-    Raises ``ValueError`` for anything else.
-    """
-    _check(type(keys) is tuple, "a column of keys")
-    prefix = None
-    if len(keys) == 2 and type(keys[1]) is tuple:
-        prefix, keys = keys
-        # A prefix is repeated for every key: a longer one could claim far more memory than it is.
-        _check(type(prefix) is str and len(prefix) <= _PREFIX_LETTERS, "a prefix of keys")
-    _check(set(map(type, keys)) <= _STR_ONLY, "a column of keys")
-    return keys if prefix is None else tuple(map(prefix.__add__, keys))
 
 
 def _fields_column(column: Any, count: int, replicas: tuple[int, ...], dot: int) -> Any:

@@ -14,13 +14,15 @@ writes cannot fail; a run of increments journals what it changes.
 
 from __future__ import annotations
 
-from operator import sub
+from collections.abc import Sequence
 from typing import Any
 
+from crdtmem.columns import COLUMN_FROM, Distances, as_column, as_distances
 from crdtmem.crdt.counter import advance
 from crdtmem.entries import SEQUENCE_BITS, SEQUENCE_MASK, Siblings, Slot, Stamp, as_siblings
+from crdtmem.joining import distances_over, is_fresh, join_slot, put_all
 from crdtmem.policy import Policy
-from crdtmem.table import BULK_AT, Overlay, Table, join_slot, put_fresh, put_over
+from crdtmem.table import Overlay, Table
 from crdtmem.transaction import CountRun, PutRun
 
 __all__ = ["as_column_item", "stage_counts", "stage_puts"]
@@ -37,18 +39,22 @@ def stage_puts(
     dot: int,
     stamp: Stamp,
     undo: Undo | None,
-) -> list[Any]:
+) -> Any:
     """Stage a run of plain writes from ``dot`` on; returns its column of superseded dots.
 
     ``undo`` journals what is changed; without it the run must be alone in its
     transaction, so that nothing can be refused after it.
     """
     over, base = overlay.flat(table), table.slots
-    if undo is None and len(run.keys) >= BULK_AT and not policy.trust_ordered:
-        replaced = _stage_bulk(over, base, dot, run, stamp)
-        if replaced is not None:
-            overlay.removed_of(run.space).extend(replaced)
-            return _distances(replaced, dot)
+    if undo is None and len(run.keys) >= COLUMN_FROM and not policy.trust_ordered:
+        if is_fresh(over, base, run.keys):
+            if put_all(over, dot, run.keys, run.values, stamp):
+                return None
+        else:
+            distances = _own_distances(over, base, dot, run.keys)
+            if distances is not None and put_all(over, dot, run.keys, run.values, stamp):
+                overlay.replaced.append((run.space, dot, distances))
+                return distances
     over_get, base_get = over.get, base.get
     floor = dot & ~SEQUENCE_MASK
     removed = overlay.removed_of(run.space)
@@ -81,33 +87,33 @@ def stage_puts(
             if type(slot) is Siblings:
                 overlay.note_contested(table, key, None)
         dot += 1
-    return column
+    return as_column(column)
 
 
-def _stage_bulk(
-    over: dict[Any, Slot], base: dict[Any, Slot], dot: int, run: PutRun, stamp: Stamp
-) -> list[int] | None:
-    """Stage a run all at once if its keys are all new, or all hold one entry; else ``None``."""
-    if put_fresh(over, base, dot, run.keys, run.values, stamp):
-        return []
-    return put_over(over, base, dot, run.keys, run.values, stamp)
+def _own_distances(
+    over: dict[Any, Slot], base: dict[Any, Slot], dot: int, names: Sequence[Any]
+) -> Distances[int] | None:
+    """Return how far before each new dot the one entry lies that it replaces.
 
-
-def _distances(replaced: list[int], dot: int) -> list[Any]:
-    """Return the column for a run that replaced these dots, one each, or none at all."""
-    column: list[Any] = list(map(sub, range(dot, dot + len(replaced)), replaced))
-    if column and not (min(column) > 0 and max(column) < dot & SEQUENCE_MASK):
-        floor = dot & ~SEQUENCE_MASK
-        return [
-            distance if floor < old < dot else (old,)
-            for distance, old in zip(column, replaced, strict=True)
-        ]
-    return column
+    Returns ``None`` when a name is staged already, does not hold exactly one entry,
+    or holds another replica's.
+    """
+    distances = distances_over(over, base, dot, names)
+    if distances is None:
+        return None
+    furthest = max(distances)
+    # What lies no further back than the first sequence, and not ahead, is of this replica.
+    if furthest >= dot & SEQUENCE_MASK:
+        return None
+    try:
+        return as_distances(distances, furthest)
+    except OverflowError:
+        return None
 
 
 def stage_counts(
     overlay: Overlay, table: Table, run: CountRun, dot: int, stamp: Stamp, undo: Undo
-) -> tuple[list[tuple[int, ...]], list[Any]]:
+) -> tuple[list[tuple[int, ...]], Any]:
     """Stage a run of increments from ``dot`` on; returns its totals and superseded dots.
 
     Only for spaces that do not order trust: there at most one own total is live.
@@ -148,7 +154,7 @@ def stage_counts(
         totals.append(total)
         column.append(distance)
         dot += 1
-    return totals, column
+    return totals, as_column(column)
 
 
 def as_column_item(superseded: tuple[int, ...], dot: int) -> Any:

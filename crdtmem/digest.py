@@ -30,6 +30,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from crdtmem.columns import Distances
 from crdtmem.entries import SEQUENCE_BITS, SEQUENCE_MASK
 
 __all__ = ["DotDigest", "dot_lanes", "hash_dots"]
@@ -46,18 +47,26 @@ _SHIFTS: Final = (np.uint64(30), np.uint64(27), np.uint64(31))
 
 
 def _mix(numbers: _Array) -> _Array:
-    numbers = (numbers ^ (numbers >> _SHIFTS[0])) * _MIX_1
-    numbers = (numbers ^ (numbers >> _SHIFTS[1])) * _MIX_2
-    return numbers ^ (numbers >> _SHIFTS[2])
+    """Mix an array in place, and return it."""
+    shifted = numbers >> _SHIFTS[0]
+    numbers ^= shifted
+    numbers *= _MIX_1
+    np.right_shift(numbers, _SHIFTS[1], out=shifted)
+    numbers ^= shifted
+    numbers *= _MIX_2
+    np.right_shift(numbers, _SHIFTS[2], out=shifted)
+    numbers ^= shifted
+    return numbers
 
 
 def dot_lanes(replicas: _Array, sequences: _Array) -> tuple[_Array, _Array]:
-    """Return both 64-bit hash lanes of each dot, given as two arrays of one shape."""
-    lanes = []
-    for seed in _LANE_SEEDS:
-        keyed = _mix(replicas ^ np.uint64(seed))
-        lanes.append(_mix(sequences * _GOLDEN + keyed))
-    return lanes[0], lanes[1]
+    """Return both 64-bit hash lanes of each dot, given as two arrays of one shape.
+
+    One replica for all may be given as an array of length one.
+    """
+    scattered = sequences * _GOLDEN
+    first, second = (_mix(scattered + _mix(replicas ^ np.uint64(seed))) for seed in _LANE_SEEDS)
+    return first, second
 
 
 def hash_dots(dots: Iterable[int]) -> Lanes:
@@ -79,7 +88,7 @@ def _columns(dots: list[int]) -> tuple[_Array, _Array]:
     except OverflowError:
         own = None
     if own is not None and own.min() >= 0:
-        return np.full(len(dots), shared >> SEQUENCE_BITS, np.uint64), own.astype(np.uint64)
+        return np.array((shared >> SEQUENCE_BITS,), np.uint64), own.view(np.uint64)
     replicas = np.fromiter((dot >> SEQUENCE_BITS for dot in dots), np.uint64, len(dots))
     sequences = np.fromiter((dot & SEQUENCE_MASK for dot in dots), np.uint64, len(dots))
     return replicas, sequences
@@ -90,18 +99,27 @@ class DotDigest:
 
     FOLD_AT: Final = 32_768
 
-    __slots__ = ("_first", "_pending", "_ranges", "_removed", "_second")
+    __slots__ = ("_first", "_pending", "_ranges", "_removed", "_replaced", "_second")
 
     def __init__(self) -> None:
         self._first = 0
         self._second = 0
-        self._ranges: list[tuple[int, int]] = []
+        # Per replica, first sequences and numbers of dots; adjacent ranges are kept as one.
+        self._ranges: dict[int, list[tuple[int, int]]] = {}
         self._removed: list[int] = []
+        # Per replica and width of distances, first sequences and columns.
+        self._replaced: dict[tuple[int, str], list[tuple[int, Distances[int]]]] = {}
         self._pending = 0
 
     def add_range(self, first_dot: int, count: int) -> None:
         """Note ``count`` consecutive dots of one replica as live."""
-        self._ranges.append((first_dot, count))
+        first = first_dot & SEQUENCE_MASK
+        ranges = self._ranges.setdefault(first_dot >> SEQUENCE_BITS, [])
+        if ranges and sum(ranges[-1]) == first:
+            first, before = ranges.pop()
+            ranges.append((first, before + count))
+        else:
+            ranges.append((first, count))
         self._pending += count
         if self._pending > self.FOLD_AT:
             self._fold()
@@ -110,6 +128,14 @@ class DotDigest:
         """Note dots as no longer live. The list is copied."""
         self._removed += dots
         self._pending += len(dots)
+        if self._pending > self.FOLD_AT:
+            self._fold()
+
+    def remove_before(self, first_dot: int, distances: Distances[int]) -> None:
+        """Note dots as no longer live that lie so far before consecutive ones of their replica."""
+        place = first_dot >> SEQUENCE_BITS, distances.typecode
+        self._replaced.setdefault(place, []).append((first_dot & SEQUENCE_MASK, distances))
+        self._pending += len(distances)
         if self._pending > self.FOLD_AT:
             self._fold()
 
@@ -131,19 +157,33 @@ class DotDigest:
         return f"{first:016x}{second:016x}"
 
     def _fold(self) -> None:
-        if self._ranges:
-            replicas = np.fromiter((dot >> SEQUENCE_BITS for dot, _ in self._ranges), np.uint64)
-            starts = np.fromiter((dot & SEQUENCE_MASK for dot, _ in self._ranges), np.uint64)
-            counts = np.fromiter((count for _, count in self._ranges), np.int64)
-            offsets = np.arange(int(counts.sum()), dtype=np.uint64)
-            begins = (np.cumsum(counts) - counts).astype(np.uint64)
-            sequences = offsets + np.repeat(starts - begins, counts)
-            first, second = dot_lanes(np.repeat(replicas, counts), sequences)
-            self._first = (self._first + int(first.sum(dtype=np.uint64))) & _MASK
-            self._second = (self._second + int(second.sum(dtype=np.uint64))) & _MASK
-        first_sum, second_sum = hash_dots(self._removed)
-        self._first = (self._first - first_sum) & _MASK
-        self._second = (self._second - second_sum) & _MASK
-        self._ranges = []
+        for replica, ranges in self._ranges.items():
+            counts = np.array([count for _, count in ranges], np.int64)
+            self._count(replica, _runs([first for first, _ in ranges], counts), 1)
+        for (replica, code), columns in self._replaced.items():
+            counts = np.array([len(distances) for _, distances in columns], np.int64)
+            sequences = _runs([first for first, _ in columns], counts)
+            sequences -= np.frombuffer(b"".join([held for _, held in columns]), code)
+            self._count(replica, sequences, -1)
+        first, second = hash_dots(self._removed)
+        self._first = (self._first - first) & _MASK
+        self._second = (self._second - second) & _MASK
+        self._ranges = {}
+        self._replaced = {}
         self._removed = []
         self._pending = 0
+
+    def _count(self, replica: int, sequences: _Array, sign: int) -> None:
+        """Add or subtract the hashes of one replica's dots."""
+        first, second = dot_lanes(np.array((replica,), np.uint64), sequences)
+        self._first = (self._first + sign * int(first.sum(dtype=np.uint64))) & _MASK
+        self._second = (self._second + sign * int(second.sum(dtype=np.uint64))) & _MASK
+
+
+def _runs(firsts: list[int], counts: npt.NDArray[np.int64]) -> _Array:
+    """Return the sequences of several runs, one after the other."""
+    begins = (np.cumsum(counts) - counts).astype(np.uint64)
+    starts = np.array(firsts, np.uint64) - begins
+    offsets = np.arange(int(counts.sum()), dtype=np.uint64)
+    offsets += starts[0] if len(firsts) == 1 else np.repeat(starts, counts)
+    return offsets

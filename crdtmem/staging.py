@@ -30,6 +30,7 @@ from crdtmem.batch import (
 )
 from crdtmem.bulk import as_column_item, stage_counts, stage_puts
 from crdtmem.codec import pack
+from crdtmem.columns import as_column
 from crdtmem.entries import (
     NO_METADATA,
     SEQUENCE_BITS,
@@ -42,9 +43,10 @@ from crdtmem.entries import (
 )
 from crdtmem.errors import LimitExceeded
 from crdtmem.flight import LocalBatch
+from crdtmem.joining import join_slot
 from crdtmem.limits import Limits
 from crdtmem.policy import Policy
-from crdtmem.table import Overlay, Table, join_slot
+from crdtmem.table import Overlay, Table
 from crdtmem.transaction import CountRun, PutRun, Transaction, check_value_size
 
 __all__ = ["TransactionStage"]
@@ -83,6 +85,7 @@ class TransactionStage:
         self._open: _Column | None = None
         self._undo: list[tuple[dict[Any, Slot], Any, Slot | None]] = []
         self._added = len(overlay.added)
+        self._replaced = len(overlay.replaced)
         self._removed = {space: len(dots) for space, dots in overlay.removed.items()}
 
     def _stamp(self, metadata: Metadata) -> Stamp:
@@ -119,14 +122,11 @@ class TransactionStage:
         )
         self._close_run(run, totals, pack(totals), column)
 
-    def _close_run(
-        self, run: PutRun, values: list[Any], packed_values: bytes, column: list[Any]
-    ) -> None:
+    def _close_run(self, run: PutRun, values: list[Any], packed_values: bytes, column: Any) -> None:
         """Keep a staged run as a segment, in memory and in bytes."""
         batch, count = self.batch, len(run.keys)
         first = batch.dot
         self.overlay.added.append((run.space, first, count))
-        superseded = column if any(column) else None
         self.segments.append(
             Segment(
                 run.space,
@@ -136,7 +136,7 @@ class TransactionStage:
                 run.keys,
                 None,
                 values,
-                superseded,
+                column,
                 self.stamp,
             )
         )
@@ -149,7 +149,7 @@ class TransactionStage:
                     run.packed_keys,
                     b"\xc0",
                     packed_values,
-                    pack(encode_dots_column(superseded, batch.table)),
+                    pack(encode_dots_column(column, batch.table)),
                     b"\xc0",
                 )
             )
@@ -202,12 +202,16 @@ class TransactionStage:
             return
         self._open = None
         table, batch = column.table, self.batch
-        one_key = len(column.keys) > 1 and column.keys.count(column.keys[0]) == len(column.keys)
-        keys: Any = column.keys[0] if one_key else column.keys
-        values = None if column.removal else column.values
-        superseded = column.superseded if any(column.superseded) else None
-        fields = column.fields if table.nested else None
         count = len(column.keys)
+        values = None if column.removal else column.values
+        superseded = as_column(column.superseded)
+        fields = column.fields if table.nested else None
+        encoded_fields = _encode_fields(fields, column.first, batch.table)
+        one_key = count > 1 and column.keys.count(column.keys[0]) == count
+        # The one key for all does not say how many there are: another column must.
+        if values is None and encoded_fields is None:
+            one_key = False
+        keys: Any = column.keys[0] if one_key else column.keys
         segment = Segment(
             table.space,
             table.datatype,
@@ -226,7 +230,7 @@ class TransactionStage:
                     batch.space_index(table.space),
                     table.datatype,
                     keys,
-                    _encode_fields(fields, column.first, batch.table),
+                    encoded_fields,
                     values,
                     encode_dots_column(superseded, batch.table),
                     column.metadata or None,
@@ -303,6 +307,7 @@ class TransactionStage:
                 over[name] = previous
         overlay = self.overlay
         del overlay.added[self._added :]
+        del overlay.replaced[self._replaced :]
         for space, dots in overlay.removed.items():
             del dots[self._removed.get(space, 0) :]
         self.batch.next = self.first

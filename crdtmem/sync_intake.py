@@ -155,9 +155,7 @@ class Inbound:
                 for segment in batch.segments:
                     overlay.join(segment)
                 # Digests are made once, at the end.
-                overlay.added = []
-                overlay.removed = {}
-                overlay.publish()
+                overlay.publish(digests=False)
         return session.granted()
 
     def compare(self, session: Session, message: ReconcileOffer, now_us: int) -> list[Effect]:

@@ -8,6 +8,8 @@ Idea: every change, local or remote, is staged in an ``Overlay``: per table a
 small dictionary of the slots that differ. Lookups see the overlay first. When
 the batches are durable the overlay is *published* with one ``dict.update`` per
 table; when the commit failed it is dropped, and the state was never touched.
+A join cannot be refused, so it needs no staging: segments from elsewhere are only
+kept, until they are published or somebody looks at their table.
 
 A table holds one (space, datatype). *Flat* datatypes map a key to a slot;
 *nested* ones map a key to a dictionary of field to slot. A ``Slot`` is one
@@ -24,34 +26,20 @@ vector in place of tombstones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import count, repeat
-from operator import itemgetter, sub
+from collections.abc import Iterable, Iterator
+from itertools import repeat
 from typing import Any, Final
 
 from crdtmem.batch import Segment, SpaceName, superseded_dots
 from crdtmem.causality import VersionVector
+from crdtmem.columns import Distances
 from crdtmem.digest import DotDigest
-from crdtmem.entries import EMPTY, Entry, Field, Siblings, Slot, Stamp, as_siblings, as_slot
+from crdtmem.entries import EMPTY, Entry, Field, Siblings, Slot, as_siblings
+from crdtmem.joining import join_bulk, join_column, join_slot
 
-__all__ = [
-    "BULK_AT",
-    "Overlay",
-    "Shape",
-    "State",
-    "Table",
-    "join_slot",
-    "put_fresh",
-    "put_over",
-]
+__all__ = ["Overlay", "Shape", "State", "Table"]
 
-Names = "dict[Any, Slot]"
 _ABSENT: Final[dict[Any, Slot]] = {}
-_ENTRY_ONLY: Final = frozenset({tuple})
-_dot_of: Final = itemgetter(0)
-
-BULK_AT: Final = 8
-"""Runs of at least so many deltas try the bulk ways of staging first."""
 
 
 class Shape:
@@ -173,15 +161,34 @@ class State:
 class Overlay:
     """Changes staged upon a state: seen by later staging, invisible to readers."""
 
-    __slots__ = ("_contested", "_flat", "_nested", "added", "emptied", "removed", "state")
+    __slots__ = (
+        "_contested",
+        "_flat",
+        "_joined",
+        "_joins",
+        "_nested",
+        "_removed",
+        "added",
+        "emptied",
+        "removed",
+        "replaced",
+        "state",
+    )
 
     def __init__(self, state: State) -> None:
         self.state = state
         self._flat: dict[Table, dict[str, Slot]] = {}
         self._nested: dict[Table, dict[str, dict[Any, Slot]]] = {}
+        # Segments of tables that nobody has looked at, to be joined when they are published.
+        self._joins: dict[Table, list[Segment]] = {}
         self._contested: list[tuple[Table, str, Field | None]] = []
+        # What joins added and removed, apart: who takes a transaction back must not touch it.
+        self._joined: list[tuple[SpaceName, int, int]] = []
+        self._removed: dict[SpaceName, list[int]] = {}
         self.added: list[tuple[SpaceName, int, int]] = []
         self.removed: dict[SpaceName, list[int]] = {}
+        # Removed dots once more, as distances from deltas numbered from a first one on.
+        self.replaced: list[tuple[SpaceName, int, Distances[int]]] = []
         # Whether any staged slot may be empty, so that publishing must look for them.
         self.emptied = False
 
@@ -190,6 +197,7 @@ class Overlay:
         over = self._flat.get(table)
         if over is None:
             over = self._flat[table] = {}
+            self._catch_up(table)
         return over
 
     def fields(self, table: Table, key: str) -> tuple[dict[Any, Slot], dict[Any, Slot]]:
@@ -197,6 +205,7 @@ class Overlay:
         keys = self._nested.get(table)
         if keys is None:
             keys = self._nested[table] = {}
+            self._catch_up(table)
         over = keys.get(key)
         if over is None:
             over = keys[key] = {}
@@ -232,28 +241,66 @@ class Overlay:
     def join(self, segment: Segment) -> None:
         """Join a segment's deltas. Total: refuses nothing, interprets nothing."""
         table = self.state.table(segment.space, segment.datatype)
-        removed = self.removed_of(segment.space)
+        if segment.values is not None:
+            self._joined.append((segment.space, segment.first, segment.count))
+        waiting = self._joins.get(table)
+        if waiting is not None:
+            waiting.append(segment)
+        elif table in self._flat or table in self._nested:
+            self._join_staged(table, segment)
+        else:
+            self._joins[table] = [segment]
+
+    def _catch_up(self, table: Table) -> None:
+        """Stage the joins that wait for a table, before anybody looks at it."""
+        for segment in self._joins.pop(table, ()):
+            self._join_staged(table, segment)
+
+    def _join_published(self, table: Table, segment: Segment) -> bool:
+        """Join a plain segment straight into the published slots; tells whether it was plain."""
+        slots, names = table.slots, segment.keys
+        if table.nested:
+            if type(names) is not str:
+                return False
+            slots, names = slots.get(names, _ABSENT), _absolute_fields(segment)
+            if not slots:
+                return False
+        elif type(names) is str:
+            return False
+        if not join_bulk(slots, slots, names, segment):
+            return False
+        if segment.superseded is not None:
+            self.replaced.append((segment.space, segment.first, segment.superseded))
+        return True
+
+    def _join_staged(self, table: Table, segment: Segment) -> None:
+        """Join a segment into the staged slots."""
         if segment.values is None:
             self.emptied = True
-        else:
-            self.added.append((segment.space, segment.first, segment.count))
         if not table.nested:
             keys = segment.keys
             names = repeat(keys, segment.count) if type(keys) is str else keys
-            contested: list[Any] = []
-            _join_column(self.flat(table), table.slots, names, segment, removed, contested)
-            for key in contested:
+            for key in self._join_column(self.flat(table), table.slots, names, segment):
                 self.note_contested(table, key, None)
             return
         fields = _absolute_fields(segment)
         if type(segment.keys) is str:
             over, base = self.fields(table, segment.keys)
-            contested = []
-            _join_column(over, base, fields, segment, removed, contested)
-            for field in contested:
+            for field in self._join_column(over, base, fields, segment):
                 self.note_contested(table, segment.keys, field)
             return
-        self._join_scattered(table, segment, fields, removed)
+        self._join_scattered(table, segment, fields, self._removed.setdefault(segment.space, []))
+
+    def _join_column(
+        self, over: dict[Any, Slot], base: dict[Any, Slot], names: Any, segment: Segment
+    ) -> list[Any]:
+        """Join a column of deltas into staged slots; returns the names with siblings."""
+        if type(names) in (list, tuple) and join_bulk(over, base, names, segment):
+            if segment.superseded is not None:
+                self.replaced.append((segment.space, segment.first, segment.superseded))
+            return []
+        removed = self._removed.setdefault(segment.space, [])
+        return join_column(over, base, names, segment, removed)
 
     def _join_scattered(
         self, table: Table, segment: Segment, fields: Iterable[Any], removed: list[int]
@@ -276,8 +323,15 @@ class Overlay:
                 self.note_contested(table, key, field)
             dot += 1
 
-    def publish(self) -> None:
-        """Make everything staged visible, and note it in the digests."""
+    def publish(self, *, digests: bool = True) -> None:
+        """Make everything staged visible, and note it in the digests unless told not to."""
+        joins, self._joins = self._joins, {}
+        for table, segments in joins.items():
+            plain = True
+            for segment in segments:
+                plain = plain and self._join_published(table, segment)
+                if not plain:
+                    self._join_staged(table, segment)
         for table, over in self._flat.items():
             _publish(table.slots, over, self.emptied)
         for table, keys in self._nested.items():
@@ -291,12 +345,20 @@ class Overlay:
                     del slots[key]
         for table, key, field in self._contested:
             table.contested[key, field] = None
+        if digests:
+            self._note_digests()
+
+    def _note_digests(self) -> None:
         digest_of = self.state.digest_of
-        for space, first, length in self.added:
-            digest_of(space).add_range(first, length)
-        for space, removed in self.removed.items():
-            if removed:
-                digest_of(space).remove(removed)
+        for listed in (self._joined, self.added):
+            for space, first, length in listed:
+                digest_of(space).add_range(first, length)
+        for space, first, distances in self.replaced:
+            digest_of(space).remove_before(first, distances)
+        for gone in (self._removed, self.removed):
+            for space, removed in gone.items():
+                if removed:
+                    digest_of(space).remove(removed)
 
 
 def _publish(slots: dict[Any, Slot], over: dict[Any, Slot], emptied: bool) -> None:
@@ -318,153 +380,3 @@ def _absolute_fields(segment: Segment) -> Any:
         first + index if field == 0 and type(field) is int else field
         for index, field in enumerate(fields)
     ]
-
-
-def _join_column(
-    over: dict[Any, Slot],
-    base: dict[Any, Slot],
-    names: Iterable[Any],
-    segment: Segment,
-    removed: list[int],
-    contested: list[Any],
-) -> None:
-    """The hot loop: join a column of deltas into one dictionary of slots."""
-    if segment.count >= BULK_AT and type(names) in (list, tuple):
-        if _join_bulk(over, base, names, segment, removed):  # type: ignore[arg-type]
-            return
-    dot, values, stamp = segment.first, segment.values, segment.stamp
-    over_get: Callable[[Any], Any] = over.get
-    base_get: Callable[[Any], Any] = base.get
-    column: Iterable[Any] = repeat(0) if segment.superseded is None else segment.superseded
-    if values is None:
-        for name, superseded in zip(names, column, strict=False):
-            current = over_get(name)
-            if current is None:
-                current = base_get(name)
-            slot = join_slot(current, None, superseded_dots(superseded, dot), removed)
-            over[name] = slot
-            if type(slot) is Siblings and slot:
-                contested.append(name)
-            dot += 1
-        return
-    forget = removed.append
-    for name, value, superseded in zip(names, values, column, strict=False):
-        current = over_get(name)
-        if current is None:
-            current = base_get(name)
-        if current is None:
-            over[name] = (dot, value, stamp)
-        elif type(current) is tuple and (
-            dot - superseded == current[0] if type(superseded) is int else current[0] in superseded
-        ):
-            # The usual overwrite: the one entry that was there is the one that was observed.
-            if current[0] != dot:
-                forget(current[0])
-            over[name] = (dot, value, stamp)
-        else:
-            slot = join_slot(
-                current, (dot, value, stamp), superseded_dots(superseded, dot), removed
-            )
-            over[name] = slot
-            if type(slot) is Siblings and slot:
-                contested.append(name)
-        dot += 1
-
-
-def _join_bulk(
-    over: dict[Any, Slot],
-    base: dict[Any, Slot],
-    names: Sequence[Any],
-    segment: Segment,
-    removed: list[int],
-) -> bool:
-    """Join a column all at once where it is plain enough; tells whether it was."""
-    first, values, stamp = segment.first, segment.values, segment.stamp
-    if values is None:
-        return False
-    if segment.superseded is None:
-        return put_fresh(over, base, first, names, values, stamp)
-    if type(segment.superseded) is not tuple:
-        return False
-    observed = list(map(sub, range(first, first + segment.count), segment.superseded))
-    if put_over(over, base, first, names, values, stamp, observed) is None:
-        return False
-    removed += observed
-    return True
-
-
-def put_fresh(
-    over: dict[Any, Slot],
-    base: dict[Any, Slot],
-    first: int,
-    names: Sequence[Any],
-    values: Sequence[Any],
-    stamp: Stamp,
-) -> bool:
-    """Stage entries for names that hold nothing, all at once; tells whether that was so.
-
-    A run of new keys is what loading and logging look like; done in bulk it costs
-    half of what the loop costs. Changes nothing when it returns ``False``.
-    """
-    if not (base.keys().isdisjoint(names) and over.keys().isdisjoint(names)):
-        return False
-    return _stage_all(over, first, names, values, stamp)
-
-
-def put_over(
-    over: dict[Any, Slot],
-    base: dict[Any, Slot],
-    first: int,
-    names: Sequence[Any],
-    values: Sequence[Any],
-    stamp: Stamp,
-    expected: list[int] | None = None,
-) -> list[int] | None:
-    """Stage entries over single published ones, all at once; returns the dots replaced.
-
-    Returns ``None``, having changed nothing, when some name is staged already,
-    comes twice, holds no single entry, or holds another dot than ``expected``.
-    """
-    if not over.keys().isdisjoint(names):
-        return None
-    held: list[Any] = list(map(base.get, names))
-    if set(map(type, held)) != _ENTRY_ONLY:
-        return None
-    dots = list(map(_dot_of, held))
-    if expected is not None and dots != expected:
-        return None
-    return dots if _stage_all(over, first, names, values, stamp) else None
-
-
-def _stage_all(
-    over: dict[Any, Slot], first: int, names: Sequence[Any], values: Sequence[Any], stamp: Stamp
-) -> bool:
-    """Stage entries for names that are not staged yet; tells whether each came once."""
-    size = len(over)
-    over.update(zip(names, zip(count(first), values, repeat(stamp)), strict=False))
-    if len(over) == size + len(names):
-        return True
-    # A name came twice: take it back, the loop will join one after the other.
-    for name in names:
-        over.pop(name, None)
-    return False
-
-
-def join_slot(
-    slot: Slot | None, entry: Entry | None, superseded: Iterable[int], removed: list[int]
-) -> Slot:
-    """Return a slot without the superseded dots and with the entry: the join of one delta.
-
-    The dots that were really there are appended to ``removed``. An entry whose
-    dot is already present is not added twice.
-    """
-    gone = set(superseded)
-    kept: list[Entry] = []
-    for old in as_siblings(slot):
-        if old[0] in gone:
-            removed.append(old[0])
-        elif entry is None or old[0] != entry[0]:
-            kept.append(old)
-    if entry is not None:
-        kept.append(entry)
-    return as_slot(kept) if kept else EMPTY

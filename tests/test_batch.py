@@ -21,6 +21,7 @@ from crdtmem.batch import (
     superseded_dots,
 )
 from crdtmem.codec import freeze, pack, unpack
+from crdtmem.columns import as_column, distance_bytes, distances_of, pack_keys, unpack_keys
 from crdtmem.crdt import DATATYPES, NESTED
 from crdtmem.entries import pack_dot
 from crdtmem.errors import MalformedFrame
@@ -146,6 +147,76 @@ def test_the_wire_is_what_the_specification_says() -> None:
     assert node.log[0].data.hex().startswith("9c010701")
 
 
+def test_long_columns_are_joined_text_and_little_endian_numbers() -> None:
+    """Golden bytes too: how eight deltas or more are laid out."""
+    node = KernelNode(7, "eu")
+    node.now_us = 1_000
+    keys = [f"key/{letter}" for letter in "abcdefgh"]
+    node.commit(puts(dict.fromkeys(keys, 1)))
+    node.commit(puts(dict.fromkeys(keys, 2)))
+    node.commit(puts({f"other{n}": 0 for n in range(300)}))
+    node.commit(puts(dict.fromkeys(reversed(keys), 3)))
+    node.commit(puts({f"k\0{n}": 0 for n in range(8)}))
+    first, second, _, fourth, fifth = (unpack(batch.data)[11][0][3][0] for batch in node.log)
+    assert first[2] == ("key/", ("a\0b\0c\0d\0e\0f\0g\0h",))
+    assert first[5] is None
+    assert second[5] == bytes((8,) * 8)
+    assert fourth[2] == ("key/", ("h\0g\0f\0e\0d\0c\0b\0a",))
+    assert fourth[5][:4] == (301).to_bytes(2, "little") + (303).to_bytes(2, "little")
+    assert len(fourth[5]) == 16
+    assert fifth[2] == tuple(f"k\0{n}" for n in range(8))
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1), min_size=1), st.text(max_size=5))
+def test_keys_survive_their_column(keys: list[str], prefix: str) -> None:
+    keys = [prefix.encode(errors="replace").decode() + key for key in keys]
+    assert list(unpack_keys(unpack(pack_keys(keys)))) == keys
+
+
+def test_keys_that_share_less_than_a_few_of_them_suggest() -> None:
+    keys = [f"shared/{n}" for n in range(40)]
+    keys[7] = "sh"
+    packed = unpack(pack_keys(keys))
+    assert packed[0] == "sh"
+    assert list(unpack_keys(packed)) == keys
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        "text",
+        ("prefix", ()),
+        ("prefix", ("a", "b")),
+        ("prefix", (1,)),
+        (1, ("a",)),
+        ("nul\0", ("a",)),
+        ("p" * 1_025, ("a",)),
+        ("a", 1),
+    ],
+)
+def test_what_is_no_column_of_keys_is_refused(column: Any) -> None:
+    with pytest.raises(ValueError, match="malformed"):
+        unpack_keys(column)
+
+
+@given(st.integers(1, 8), st.binary(max_size=70))
+def test_distances_are_read_only_if_all_are_of_one_width(count: int, data: bytes) -> None:
+    if len(data) / count in (1, 2, 4, 8):
+        assert distance_bytes(distances_of(data, count)) == data
+    else:
+        with pytest.raises(ValueError, match="malformed"):
+            distances_of(data, count)
+
+
+@given(st.lists(st.integers(0, (1 << 64) - 1), min_size=8, max_size=20))
+def test_distances_survive_their_column(column: list[int]) -> None:
+    kept = as_column(column)
+    if not any(column):
+        assert kept is None
+    else:
+        assert list(distances_of(distance_bytes(kept), len(column))) == column
+
+
 # ---------------------------------------------------------------------- columns
 
 DOTS = st.builds(pack_dot, st.sampled_from([REPLICA, OTHER, THIRD]), st.integers(1, 1 << 40))
@@ -216,6 +287,11 @@ BAD_PARTS: list[Any] = [
     (0, 1, ["k"], None, [1], [1, 2], None),
     (0, 1, ["k"], None, [1], [-1], None),
     (0, 1, ["k"], None, [1], [100], None),
+    (0, 1, ["k"], None, [1], b"", None),
+    (0, 1, ["k"], None, [1], b"\x64", None),
+    (0, 1, ["k"], None, [1], b"\1\0\0", None),
+    (0, 1, ["k"], None, [1], bytes(16), None),
+    (0, 1, ["", ["k\0l"]], None, [1], None, None),
     (0, 1, ["k"], None, [1], [[0]], None),
     (0, 1, ["k"], None, [1], [[9, 1]], None),
     (0, 1, ["k"], None, [1], ["x"], None),

@@ -88,10 +88,13 @@ def written() -> tuple[list[Any], Memory]:
                 inner.log("journal").append({"b": 1, "a": [None, 2.5, b"\x00"]})
                 for number in range(10):
                     inner.put(f"city:{number}", number)
+            async with memory.transaction() as again:
+                for number in range(10):
+                    again.space("team", "notes").put(f"city:{number}", -number)
             await space.set("seen").remove("forum")
             await space.counter("visits").increment(2)
             await space.set_policy(Policy(resolver="majority"))
-            return [await subscription.next() for _ in range(6)], memory
+            return [await subscription.next() for _ in range(7)], memory
 
     return asyncio.run(run())
 
@@ -106,10 +109,16 @@ def read_batch(data: bytes) -> list[tuple[Any, ...]]:
     sequence = first
     for _, _, _, segments in transactions:
         for space, datatype, keys, fields, values, superseded, _ in segments:
-            columns = [column for column in (values, superseded, fields) if column is not None]
+            columns = [column for column in (values, superseded, fields) if type(column) is list]
             if type(keys) is list and len(keys) == 2 and type(keys[1]) is list:
-                keys = [keys[0] + rest for rest in keys[1]]
+                keys = [keys[0] + rest for rest in keys[1][0].split("\0")]
             length = len(columns[0]) if type(keys) is str else len(keys)
+            if type(superseded) is bytes:
+                width = len(superseded) // length
+                superseded = [
+                    int.from_bytes(superseded[at : at + width], "little")
+                    for at in range(0, len(superseded), width)
+                ]
             for index in range(length):
                 field: Any = None
                 if fields is None and datatype in (8, 9, 10, 11, 12):
@@ -181,7 +190,7 @@ def test_batches_and_the_digest_can_be_read_from_the_specification_alone() -> No
     held = {(key, datatype): (field, value) for _, datatype, key, field, value in live.values()}
     assert held["city", 1] == (None, "Oslo")
     assert held["visits", 6][1][1:] == [5]
-    assert [held[f"city:{number}", 1][1] for number in range(10)] == list(range(10))
+    assert [held[f"city:{number}", 1][1] for number in range(10)] == [-n for n in range(10)]
     assert held["journal", 11][1] == {"a": [None, 2.5, b"\x00"], "b": 1}
     assert held["seen", 8] == (msgpack.packb(7), True)
     assert held[policy_key(notes), 1][1]["resolver"] == "majority"

@@ -9,17 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crdtmem.batch import decode_batch
+from crdtmem.columns import COLUMN_FROM
 from crdtmem.crdt import DATATYPES, NESTED
 from crdtmem.crdt.totals import TOTAL_LIMIT
 from crdtmem.entries import as_siblings
 from crdtmem.errors import InvalidValue, LimitExceeded
 from crdtmem.policy import SYSTEM_SPACE, Policy, policy_key
-from crdtmem.table import BULK_AT
 from crdtmem.transaction import CountRun, PutRun, Transaction
 from tests.kernel_node import SPACE, KernelNode, operation, puts
 
 REGISTER, COUNTER = DATATYPES["register"].code, DATATYPES["counter"].code
-KEYS = [f"k{n}" for n in range(BULK_AT + 4)]
+KEYS = [f"k{n}" for n in range(COLUMN_FROM + 4)]
 
 
 def deltas(node: KernelNode) -> list[Any]:
@@ -92,7 +92,7 @@ class Pair:
 
 
 ITEMS = st.lists(
-    st.tuples(st.sampled_from(KEYS), st.integers(0, 9)), min_size=1, max_size=BULK_AT + 6
+    st.tuples(st.sampled_from(KEYS), st.integers(0, 9)), min_size=1, max_size=COLUMN_FROM + 6
 )
 DISTINCT = ITEMS.map(lambda items: list(dict(items).items()))
 WHOLE = st.permutations(KEYS).map(lambda keys: [(key, n) for n, key in enumerate(keys)])

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from crdtmem.batch import Segment
+from crdtmem.columns import COLUMN_FROM, as_column
 from crdtmem.crdt import DATATYPES, SHAPES
 from crdtmem.digest import hash_dots
 from crdtmem.entries import EMPTY, Siblings, Stamp, as_siblings, pack_dot
-from crdtmem.table import BULK_AT, Overlay, State, join_slot, put_fresh, put_over
+from crdtmem.joining import distances_over, is_fresh, join_bulk, join_slot, put_all
+from crdtmem.table import Overlay, State
 
 SPACE = ("s",)
 REGISTER, SET = DATATYPES["register"].code, DATATYPES["set"].code
@@ -26,8 +29,7 @@ def segment(
     for index, dots in enumerate(superseded):
         own = len(dots) == 1 and dots[0] >> 64 == first >> 64
         column.append(first + index - dots[0] if own else (dots or 0))
-    if all(type(item) is int for item in column):
-        column = tuple(column) if any(column) else None
+    column = as_column(column)
     values = None if removal else tuple(f"v{n}" for n in range(len(names)))
     keys: Any = "key" if nested else tuple(names)
     fields = tuple(names) if nested else None
@@ -65,7 +67,7 @@ def histories(draw: st.DrawFn) -> list[tuple[int, list[str], list[tuple[int, ...
         replica = draw(st.sampled_from(sorted(sequences)))
         first = pack_dot(replica, sequences[replica])
         wide = draw(st.booleans())
-        size = BULK_AT + 2 if wide else draw(st.integers(1, 3))
+        size = COLUMN_FROM + 2 if wide else draw(st.integers(1, 3))
         pool = [f"n{n}" for n in range(12)] if wide else ["n0", "n1", "x"]
         distinct = draw(st.booleans())
         names = draw(
@@ -172,17 +174,43 @@ def test_bulk_ways_change_nothing_where_they_do_not_apply() -> None:
     names, values = [f"n{n}" for n in range(10)], list(range(10))
     base: dict[Any, Any] = {"n3": (1, "old", STAMP)}
     over: dict[Any, Any] = {"other": (2, "staged", STAMP)}
-    assert not put_fresh(over, base, 100, names, values, STAMP)
-    assert not put_fresh(over, {}, 100, [*names[:-1], "n0"], values, STAMP)
-    assert not put_fresh({**over, "n5": (3, 0, STAMP)}, {}, 100, names, values, STAMP)
-    assert put_over(over, base, 100, names, values, STAMP) is None
-    assert put_over(over, base, 100, ["n3", "n3"], [1, 2], STAMP) is None
-    assert put_over(over, base, 100, ["n3"], [1], STAMP, [999]) is None
-    assert put_over(over, {"n3": EMPTY}, 100, ["n3"], [1], STAMP) is None
+    siblings = Siblings(((1, "a", STAMP), (2, "b", STAMP)))
+    assert not is_fresh(over, base, names)
+    assert not is_fresh({"n5": (3, 0, STAMP)}, {}, names)
+    assert is_fresh(over, {}, names)
+    assert not put_all(over, 100, [*names[:-1], "n0"], values, STAMP)
+    assert distances_over(over, base, 100, names) is None
+    assert distances_over({"n3": (3, 0, STAMP)}, base, 100, ["n3"]) is None
+    assert distances_over(over, {"n3": EMPTY}, 100, ["n3"]) is None
+    assert distances_over(over, {"n3": siblings}, 100, ["n3"]) is None
     assert over == {"other": (2, "staged", STAMP)}
-    assert put_over(over, base, 100, ["n3"], ["new"], STAMP, [1]) == [1]
+    assert distances_over(over, base, 100, ["n3"]) == [99]
+    assert put_all(over, 100, ["n3"], ["new"], STAMP)
     assert over["n3"] == (100, "new", STAMP)
     assert base["n3"] == (1, "old", STAMP)
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_a_column_is_joined_in_bulk_only_where_each_delta_saw_what_is_there(
+    published: bool,
+) -> None:
+    names = [f"n{n}" for n in range(10)]
+    base: dict[Any, Any] = {name: (dot, "old", STAMP) for dot, name in enumerate(names, 1)}
+    before = dict(base)
+    over = base if published else {}
+    fitting = segment(100, names, [(dot,) for dot in range(1, 11)], nested=False, removal=False)
+    for other in (
+        segment(100, names, [()] * 10, nested=False, removal=False),
+        segment(100, names, [(dot,) for dot in range(2, 12)], nested=False, removal=False),
+        segment(100, names, [(dot,) for dot in range(1, 11)], nested=False, removal=True),
+        segment(100, names, [(5, dot) for dot in range(1, 11)], nested=False, removal=False),
+        segment(100, ["n0"] * 10, [(1,)] * 10, nested=False, removal=False),
+    ):
+        assert not join_bulk(over, base, other.keys, other)
+        assert base == before
+    assert join_bulk(over, base, names, fitting)
+    assert over["n3"] == (103, "v3", STAMP)
+    assert len(over) == 10
 
 
 def test_an_overlay_that_is_dropped_leaves_no_trace() -> None:
