@@ -54,13 +54,20 @@ class DurabilityWaits:
         durability: str,
         now_us: int,
         deadline_us: int,
+        limit: int,
     ) -> list[Effect]:
-        """Answer ``ticket`` once ``vector`` is durable as widely as asked, or at the deadline."""
+        """Answer ``ticket`` once ``vector`` is durable as widely as asked, or at the deadline.
+
+        At once if ``limit`` others wait already.
+        """
         if durability not in DURABILITIES:
             error = UnknownName(
                 f"no durability is called {durability!r}", hint=f"use {', '.join(DURABILITIES)}"
             )
             return [Reply(ticket, error=error)]
+        if len(self._waits) >= limit:
+            # The deadline is now: the answer says how far it has come.
+            deadline_us = now_us
         self._waits.append(_Wait(ticket, vector, durability, deadline_us))
         return self.check(now_us)
 

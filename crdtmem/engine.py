@@ -150,7 +150,8 @@ class Engine:
         deadline_us: int,
     ) -> list[Effect]:
         """Answer ``ticket`` once ``vector`` is durable as widely as asked, or at the deadline."""
-        return self.durability.wait(ticket, vector, durability, now_us, deadline_us)
+        waits = self.durability
+        return waits.wait(ticket, vector, durability, now_us, deadline_us, self.limits.waiters)
 
     def evict(self, victim: int, now_us: int, *, forced: bool = False) -> list[Effect]:
         """Propose to give a member up for good. Raises ``LocalError``s."""
@@ -185,7 +186,7 @@ class Engine:
         effects += self.membership.published(system_changed, now_us)
         for transaction in self.retries.due(self.replica.state):
             transaction.seal(self.limits)
-            effects += self.replica.submit(transaction, transaction, now_us)
+            effects += self._settle(self.replica.submit(transaction, transaction, now_us))
         if self.replica.collectible:
             self.collector.take_over(self.replica.collectible)
         if len(self.collector) and self._collect_at_us is None:

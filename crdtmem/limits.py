@@ -14,7 +14,7 @@ which a batch is left unacknowledged and fetched again later. Neither changes
 what is joined, only when.
 
 Invariants: every bound is at least 1, and leaves room for those inside it: a
-key and a value fit a batch, a batch fits a frame. A record that breaks this
+key and a value fit a batch, a batch fits a frame and the queue. A record that breaks this
 cannot be made.
 
 Sources: "put a limit on everything" is TigerBeetle's rule; the defaults are in
@@ -76,6 +76,21 @@ class Limits:
         "Most batches of one peer that may wait for their causal predecessors. Those beyond it "
         "are dropped unacknowledged and asked for again: memory is bounded, nothing is lost.",
     )
+    queue_transactions: int = _bound(
+        100_000,
+        "Most transactions that may wait to be written here, for their turn or for what they "
+        "observed to arrive. A caller beyond it is told to retry; what is taken is answered.",
+    )
+    queue_bytes: int = _bound(
+        256 * _MIB,
+        "Most encoded bytes of those transactions. In memory they take a few times as much, "
+        "until the disk has caught up.",
+    )
+    waiters: int = _bound(
+        10_000,
+        "Most readers that may wait for a context to arrive, and most writers for their write "
+        "to be durable elsewhere. All of them are looked at whenever something arrives.",
+    )
     members: int = _bound(
         1_000,
         "Most members of one epoch. Version vectors and stability cost in proportion.",
@@ -96,6 +111,7 @@ class Limits:
                     settings=(f"limits.{bound.name}",),
                 )
         self._require_room("batch_bytes", "key_bytes", "value_bytes")
+        self._require_room("queue_bytes", "batch_bytes")
         self._require_room("frame_bytes", "batch_bytes", overhead_bytes=FRAME_OVERHEAD_BYTES)
 
     def _require_room(self, outer: str, *inner: str, overhead_bytes: int = 0) -> None:

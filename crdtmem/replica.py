@@ -42,8 +42,6 @@ from crdtmem.errors import (
     CrdtmemError,
     ForkDetected,
     LocalError,
-    Overloaded,
-    ReplicaHalted,
 )
 from crdtmem.evaluation import carry_out, refuse_crowded
 from crdtmem.expiry import ExpiryQueue
@@ -56,11 +54,19 @@ from crdtmem.read_side import ReadSide
 from crdtmem.staging import TransactionStage
 from crdtmem.table import Overlay
 from crdtmem.transaction import CountRun, Operation, PutRun, Transaction
-from crdtmem.waiting import Pending, WaitingRoom, not_a_member, not_covered
+from crdtmem.waiting import (
+    Pending,
+    TransactionQueue,
+    WaitingRoom,
+    is_full,
+    no_longer_writes,
+    not_a_member,
+    not_covered,
+    overloaded,
+)
 
 __all__ = ["Committed", "Identity", "Replica"]
 
-_QUEUE_TRANSACTIONS: Final = 100_000
 _BATCH_SOFT_BYTES: Final = 1 << 20
 
 
@@ -101,7 +107,7 @@ class Replica(ReadSide):
         self.flight: Flight | None = None
         self.expiry = ExpiryQueue()
         self.collectible: dict[tuple[SpaceName, int], set[str]] = {}
-        self._queue: deque[Pending] = deque()
+        self._queue = TransactionQueue()
         self._waiting = WaitingRoom()
         self._installations: deque[Installation] = deque()
         self.operations = KnownOperations()
@@ -126,10 +132,10 @@ class Replica(ReadSide):
         puts it before everything that is queued.
         """
         if self.halted is not None:
-            return [Reply(ticket, error=self._halted_error())]
-        if len(self._queue) + len(self._waiting) >= _QUEUE_TRANSACTIONS:
-            error = Overloaded("the queue of transactions is full", hint="retry after a pause")
-            return [Reply(ticket, error=error)]
+            return [Reply(ticket, error=no_longer_writes(self.halted))]
+        # What the replica asks of itself has nobody who would ask again.
+        if ticket is not None and is_full(self._queue, self._waiting, transaction, self.limits):
+            return [Reply(ticket, error=overloaded())]
         pending = Pending(ticket, transaction, deadline_us, after or {})
         pending.gather_needs()
         if not pending.covered(self.state.vector):
@@ -150,6 +156,8 @@ class Replica(ReadSide):
             return [Reply(ticket, self.context)]
         if deadline_us <= now_us:
             return [Reply(ticket, error=not_covered())]
+        if self._waiting.readers >= self.limits.waiters:
+            return [Reply(ticket, error=overloaded())]
         self._waiting.expect(ticket, vector, deadline_us)
         return []
 
@@ -395,12 +403,9 @@ class Replica(ReadSide):
 
     def _wake(self, now_us: int) -> list[Effect]:
         """Let those go on whose dots have arrived; refuse those whose deadline has passed."""
-        effects: list[Effect] = []
-        if len(self._waiting):
-            ready, answers = self._waiting.wake(self.state.vector, now_us)
-            self._queue += ready
-            effects += answers
-        while self._queue and not self.writable and self._queue[0].deadline_us <= now_us:
+        ready, effects = self._waiting.wake(self.state.vector, now_us)
+        self._queue.extend(ready)
+        while not self.writable and self._queue and self._queue.deadline_us <= now_us:
             effects.append(Reply(self._queue.popleft().ticket, error=not_a_member()))
         return effects
 
@@ -416,7 +421,7 @@ class Replica(ReadSide):
         """Return when ``handle_timeout`` has something to do, or ``None``."""
         times = self._waiting.deadlines_us()
         if self._queue and not self.writable:
-            times.append(self._queue[0].deadline_us)
+            times.append(self._queue.deadline_us)
         expiry_us = self.expiry.next_us()
         if expiry_us is not None:
             times.append(expiry_us)
@@ -425,13 +430,15 @@ class Replica(ReadSide):
     def halt(self, reason: str) -> list[Effect]:
         """Stop writing under this id, for good; queued writes are refused."""
         self.halted = reason
-        self._queue = deque(item for item in self._queue if item.ticket is not None)
-        return [*self.refuse_queued(self._halted_error()), Alarm("halted", reason, {})]
+        refused = self.refuse_queued(no_longer_writes(reason))
+        self._queue = TransactionQueue()
+        return [*refused, Alarm("halted", reason, {})]
 
     def queues(self) -> dict[str, int]:
         """Return how much waits, by kind: for operators."""
         return {
             "transactions": len(self._queue),
+            "transaction_bytes": self._queue.size + self._waiting.size,
             "waiting": len(self._waiting),
             "early_batches": len(self.inbox),
         }
@@ -441,19 +448,13 @@ class Replica(ReadSide):
 
         What the replica asked of itself, without a ticket, stays queued.
         """
-        waiting = [*self._queue, *self._waiting.take_parked()]
-        pending = [item for item in waiting if item.ticket is not None]
-        self._queue = deque(item for item in self._queue if item.ticket is None)
-        return [Reply(item.ticket, error=error) for item in pending]
+        waiting = [*self._queue.take(), *self._waiting.take_parked()]
+        self._queue.extend(item for item in waiting if item.ticket is None)
+        return [Reply(item.ticket, error=error) for item in waiting if item.ticket is not None]
 
     def refuse_readers(self, error: CrdtmemError) -> list[Reply]:
         """Answer everyone who waits for a context with an error."""
         return self._waiting.refuse_readers(error)
-
-    def _halted_error(self) -> ReplicaHalted:
-        return ReplicaHalted(
-            f"this replica no longer writes: {self.halted}", hint="see 'crdtmem rescue --help'"
-        )
 
     # ------------------------------------------------------------------ recovery
 

@@ -5,23 +5,37 @@ be staged (the supersession would be forgotten), and a reader may ask for no
 less than what it has seen elsewhere. Neither may wait for ever.
 
 Idea: each names what it needs. After every publication, and at deadlines, those
-whose needs are covered go on and those whose time is up are refused.
+whose needs are covered go on and those whose time is up are refused. Queues know how
+many bytes they hold, so that a few large transactions are bounded as well as many
+small ones.
 
-Invariant: nothing leaves before it is covered, except with ``NotCovered``.
+Invariants: nothing leaves before it is covered, except with ``NotCovered``; the size
+of a queue is the sum of the sealed sizes of what is in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from crdtmem.causality import Context, VersionVector
-from crdtmem.effects import Reply
-from crdtmem.errors import CrdtmemError, NotCovered
+from crdtmem.effects import Effect, Reply
+from crdtmem.errors import CrdtmemError, NotCovered, Overloaded, ReplicaHalted
+from crdtmem.limits import Limits
 from crdtmem.transaction import Operation, Transaction
 
-__all__ = ["Pending", "WaitingRoom", "not_a_member", "not_covered"]
+__all__ = [
+    "Pending",
+    "TransactionQueue",
+    "WaitingRoom",
+    "is_full",
+    "no_longer_writes",
+    "not_a_member",
+    "not_covered",
+    "overloaded",
+]
 
 
 @dataclass(slots=True)
@@ -47,36 +61,90 @@ class Pending:
         )
 
 
-class WaitingRoom:
-    """Who waits, and for what."""
+class TransactionQueue:
+    """Transactions in the order in which they will be staged, and how many bytes they hold."""
+
+    __slots__ = ("_items", "size")
 
     def __init__(self) -> None:
+        self._items: deque[Pending] = deque()
+        self.size = 0
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def deadline_us(self) -> int:
+        """The deadline of the first; there must be one."""
+        return self._items[0].deadline_us
+
+    def append(self, pending: Pending) -> None:
+        """Add one at the end."""
+        self._items.append(pending)
+        self.size += pending.transaction.size
+
+    def appendleft(self, pending: Pending) -> None:
+        """Put one before all others."""
+        self._items.appendleft(pending)
+        self.size += pending.transaction.size
+
+    def extend(self, items: Iterable[Pending]) -> None:
+        """Add several at the end."""
+        for pending in items:
+            self.append(pending)
+
+    def popleft(self) -> Pending:
+        """Take the first out."""
+        pending = self._items.popleft()
+        self.size -= pending.transaction.size
+        return pending
+
+    def take(self) -> list[Pending]:
+        """Take all out."""
+        items = list(self._items)
+        self._items.clear()
+        self.size = 0
+        return items
+
+
+class WaitingRoom:
+    """Who waits, and for what. ``size`` is the bytes of the transactions among them."""
+
+    def __init__(self) -> None:
+        self.size = 0
         self._parked: list[Pending] = []
         self._readers: list[tuple[Any, Mapping[int, int], int]] = []
 
     def __len__(self) -> int:
         return len(self._parked) + len(self._readers)
 
+    @property
+    def readers(self) -> int:
+        """How many readers wait."""
+        return len(self._readers)
+
     def park(self, pending: Pending) -> None:
         """Keep a transaction until it is covered."""
+        self.size += pending.transaction.size
         self._parked.append(pending)
 
     def expect(self, ticket: Any, vector: Mapping[int, int], deadline_us: int) -> None:
         """Keep a reader until ``vector`` has been joined."""
         self._readers.append((ticket, dict(vector), deadline_us))
 
-    def wake(self, vector: VersionVector, now_us: int) -> tuple[list[Pending], list[Reply]]:
+    def wake(self, vector: VersionVector, now_us: int) -> tuple[list[Pending], list[Effect]]:
         """Return the transactions that may go on, and the answers that are due."""
         ready: list[Pending] = []
-        answers: list[Reply] = []
-        parked, self._parked = self._parked, []
-        for pending in parked:
+        answers: list[Effect] = []
+        if not (self._parked or self._readers):
+            return ready, answers
+        for pending in self.take_parked():
             if pending.covered(vector):
                 ready.append(pending)
             elif pending.deadline_us <= now_us:
                 answers.append(Reply(pending.ticket, error=not_covered()))
             else:
-                self._parked.append(pending)
+                self.park(pending)
         readers, self._readers = self._readers, []
         for ticket, wanted, deadline_us in readers:
             if vector.dominates(wanted):
@@ -89,7 +157,7 @@ class WaitingRoom:
 
     def take_parked(self) -> list[Pending]:
         """Take out every waiting transaction."""
-        parked, self._parked = self._parked, []
+        parked, self._parked, self.size = self._parked, [], 0
         return parked
 
     def refuse_readers(self, error: CrdtmemError) -> list[Reply]:
@@ -101,6 +169,28 @@ class WaitingRoom:
         """Return the times at which someone must be refused."""
         times = [pending.deadline_us for pending in self._parked]
         return times + [deadline_us for _, _, deadline_us in self._readers]
+
+
+def is_full(
+    queue: TransactionQueue, waiting: WaitingRoom, transaction: Transaction, limits: Limits
+) -> bool:
+    """Tell whether a transaction finds no room among those that wait, by count or by bytes."""
+    return (
+        len(queue) + len(waiting) >= limits.queue_transactions
+        or queue.size + waiting.size + transaction.size > limits.queue_bytes
+    )
+
+
+def overloaded() -> Overloaded:
+    """Return the error for what found no room."""
+    return Overloaded("too many wait here already", hint="retry after a pause")
+
+
+def no_longer_writes(reason: str) -> ReplicaHalted:
+    """Return the error for a write after this replica was halted."""
+    return ReplicaHalted(
+        f"this replica no longer writes: {reason}", hint="see 'crdtmem rescue --help'"
+    )
 
 
 def not_covered() -> NotCovered:

@@ -20,17 +20,18 @@ from crdtmem.effects import Alarm, Disconnect, Effect, Persist, ReadLog, Reply, 
 from crdtmem.engine import Engine, NodeInfo
 from crdtmem.errors import CrdtmemError
 from crdtmem.flight import Flight
-from crdtmem.limits import DEFAULT_LIMITS
+from crdtmem.limits import DEFAULT_LIMITS, Limits
 from crdtmem.recovery import open_engine
 from crdtmem.replica import Committed
 from crdtmem.store import BatchRecord, MemoryDisk, MemoryStore, open_memory_store
 from crdtmem.sync_host import DEFAULT_SYNC, SyncConfig
 from crdtmem.transaction import Operation, Transaction
 
-__all__ = ["SPACE", "START_US", "EngineNode", "World"]
+__all__ = ["PATIENCE_US", "SPACE", "START_US", "EngineNode", "World"]
 
 SPACE = ("notes",)
 START_US = 1_700_000_000_000_000
+PATIENCE_US = 60_000_000
 _DISK_US = 1_000
 _STEPS = 300_000
 
@@ -38,12 +39,21 @@ _STEPS = 300_000
 class EngineNode:
     """An engine, its disk, and what its runtime would hold."""
 
-    def __init__(self, world: World, name: str, replica: int, peers: int, sync: SyncConfig) -> None:
+    def __init__(
+        self,
+        world: World,
+        name: str,
+        replica: int,
+        peers: int,
+        sync: SyncConfig,
+        limits: Limits,
+    ) -> None:
         self.world = world
         self.name = name
         self.disk = MemoryDisk()
         self.info = NodeInfo(name=name, peers=peers)
         self.sync_config = sync
+        self.limits = limits
         self.engine: Engine
         self.store: MemoryStore
         self.alive = False
@@ -73,7 +83,11 @@ class EngineNode:
         """Begin a life, from what the disk holds."""
         self.store = open_memory_store(self.disk)
         self.engine = open_engine(
-            self.store, region=self.name, node=self.info, sync=self.sync_config
+            self.store,
+            region=self.name,
+            node=self.info,
+            limits=self.limits,
+            sync=self.sync_config,
         )
         self.alive = True
         self.run(self.engine.start(self.world.now_us))
@@ -146,14 +160,26 @@ class EngineNode:
 
     # ------------------------------------------------------------------ commands
 
-    def operate(self, datatype: str, key: str, name: str, *arguments: Any) -> Any:
+    def operate(
+        self,
+        datatype: str,
+        key: str,
+        name: str,
+        *arguments: Any,
+        retry: bytes | None = None,
+        after: dict[int, int] | None = None,
+    ) -> Any:
         """Queue one operation; returns its ticket."""
-        transaction = Transaction()
+        transaction = Transaction(operation_id=retry)
         transaction.add(Operation(SPACE, DATATYPES[datatype].code, key, name, arguments))
         transaction.seal(DEFAULT_LIMITS)
         ticket = next(self._tickets)
         now_us = self.world.now_us
-        self.run(self.engine.submit(ticket, transaction, now_us, deadline_us=now_us + 60_000_000))
+        self.run(
+            self.engine.submit(
+                ticket, transaction, now_us, after=after, deadline_us=now_us + PATIENCE_US
+            )
+        )
         return ticket
 
     def put(self, key: str, value: Any) -> Committed:
@@ -198,16 +224,25 @@ class World:
         self._serial = count()
 
     def node(
-        self, name: str, *, replica: int = 0, peers: int = 1, sync: SyncConfig = DEFAULT_SYNC
+        self,
+        name: str,
+        *,
+        replica: int = 0,
+        peers: int = 1,
+        sync: SyncConfig = DEFAULT_SYNC,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> EngineNode:
         """Make a node, not yet started; without a ``replica`` id it draws one."""
         chosen = replica or self.random.getrandbits(62) | 1
-        self.nodes[name] = EngineNode(self, name, chosen, peers, sync)
+        self.nodes[name] = EngineNode(self, name, chosen, peers, sync, limits)
         return self.nodes[name]
 
-    def cluster(self, names: str) -> list[EngineNode]:
+    def cluster(self, names: str, limits: Limits = DEFAULT_LIMITS) -> list[EngineNode]:
         """Start nodes, the first of which founds, linked each to each, all admitted."""
-        made = [self.node(name, peers=1 if index else 0) for index, name in enumerate(names)]
+        made = [
+            self.node(name, peers=1 if index else 0, limits=limits)
+            for index, name in enumerate(names)
+        ]
         for node in made:
             node.start()
         for index, node in enumerate(made):

@@ -219,7 +219,10 @@ def test_names_end_in_their_unit() -> None:
     for name, value in ((row.name, row.value) for row in explain(Settings())):
         if type(value) is int:
             assert name.endswith(
-                ("_bytes", "_ms", "_days", "deltas", "siblings", "_per_peer", "members")
+                (
+                    *("_bytes", "_ms", "_days", "deltas", "siblings", "_per_peer", "members"),
+                    *("transactions", "waiters"),
+                )
             ), f"{name} is a number of what?"
 
 
