@@ -29,6 +29,8 @@ from crdtmem.table import State
 
 __all__ = ["REGISTER", "ReadSide"]
 
+_KINDS: Final = (type(None), int, str, bytes)
+
 REGISTER: Final = 1
 """The code of the datatype of plain values."""
 
@@ -56,20 +58,21 @@ class ReadSide:
         place = None if table is None else table.slots.get(key)
         reader = SpaceReader(now_us, self.policy(space))
         entries = entries_of_place(place, nested=kind.nested, reader=reader)
-        also = tuple(
-            DATATYPES_BY_CODE[other].name
+        also = [
+            other
             for (name, other), held in self.state.tables.items()
             if name == space
             and other != datatype
             and key in held.slots
             and DATATYPES_BY_CODE[other].exists(held.slots[key], reader)
-        )
+        ]
+        names = [DATATYPES_BY_CODE[other].name for other in sorted(also)]
         return Reading(
             kind.value(place, reader),
             entries,
             contested=any(True for _ in kind.conflicts(place, reader)),
             resolver=f"{reader.policy.resolver}@{reader.policy.resolver_version}",
-            also=(*also, *kind.also(place, reader)),
+            also=(*names, *kind.also(place, reader)),
             exists=kind.exists(place, reader),
             unknown_resolver=reader.unknown_resolver,
             vector=self.state.vector,
@@ -92,15 +95,23 @@ class ReadSide:
     ) -> Iterator[tuple[SpaceName, str, str, Field | None, str, Any, list[dict[str, Any]]]]:
         """Yield what is contested now, of one space or all but the system's.
 
-        Each is (space, datatype, key, field, resolver, resolved value, siblings).
+        In canonical order: by space, datatype, key and field, siblings by dot. Each is
+        (space, datatype, key, field, resolver, resolved value, siblings).
         """
         for (name, code), table in sorted(self.state.tables.items()):
             if name == SYSTEM_SPACE or (space is not None and name != space):
                 continue
             kind, reader = DATATYPES_BY_CODE[code], SpaceReader(now_us, self.policy(name))
             resolver = f"{reader.policy.resolver}@{reader.policy.resolver_version}"
-            for key in table.contested_keys():
-                for field, entries in kind.conflicts(table.slots[key], reader):
+            for key in sorted(table.contested_keys()):
+                contested = kind.conflicts(table.slots[key], reader)
+                for field, entries in sorted(contested, key=_by_field):
                     siblings = [describe(entry).as_value() for entry in entries]
                     value = thaw(reader.resolve(entries))
                     yield name, kind.name, key, field, resolver, value, siblings
+
+
+def _by_field(conflict: tuple[Field | None, Any]) -> tuple[int, Any]:
+    """Return the sort key of a conflict within one key: fields by kind, then by value."""
+    field = conflict[0]
+    return (0, 0) if field is None else (_KINDS.index(type(field)), field)

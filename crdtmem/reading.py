@@ -180,4 +180,9 @@ def entries_of_place(place: Any, *, nested: bool, reader: SpaceReader) -> tuple[
         return EMPTY
     if not nested:
         return reader.live(place)
-    return tuple(entry for slot in place.values() for entry in reader.live(slot))
+    # Fields lie in the order of their arrival, which differs between replicas; dots do not.
+    return tuple(sorted([e for slot in place.values() for e in reader.live(slot)], key=_dot))
+
+
+def _dot(entry: Entry) -> int:
+    return entry[0]

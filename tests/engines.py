@@ -239,10 +239,7 @@ class World:
 
     def cluster(self, names: str, limits: Limits = DEFAULT_LIMITS) -> list[EngineNode]:
         """Start nodes, the first of which founds, linked each to each, all admitted."""
-        made = [
-            self.node(name, peers=1 if index else 0, limits=limits)
-            for index, name in enumerate(names)
-        ]
+        made = [self.node(name, peers=index, limits=limits) for index, name in enumerate(names)]
         for node in made:
             node.start()
         for index, node in enumerate(made):
