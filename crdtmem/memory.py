@@ -31,6 +31,7 @@ from crdtmem.errors import InvalidValue, Overloaded
 from crdtmem.handles import Conflict, WriteOptions
 from crdtmem.limits import DEFAULT_LIMITS, Limits
 from crdtmem.policy import SYSTEM_SPACE
+from crdtmem.published import PublishedBatch
 from crdtmem.reading import Reading, SpaceReader
 from crdtmem.recovery import open_engine
 from crdtmem.replica import Committed
@@ -44,7 +45,7 @@ from crdtmem.store import open_store
 from crdtmem.transaction import Transaction, check_space
 from crdtmem.wall import now_us
 
-__all__ = ["Memory", "too_slow"]
+__all__ = ["BatchFeed", "Memory", "too_slow"]
 
 _REGISTER = 1
 _RESERVED_IDS = (RETRY_PREFIX, RESCUE_PREFIX)
@@ -263,16 +264,50 @@ class Memory(MemoryFace):
         """Open a feed of what is published from now on, of one space or of all."""
         return _Feed(self, space, limit_batches)
 
-    def subscribe(self, limit_batches: int = 10_000) -> Subscription:
+    def subscribe(self, limit_batches: int = 10_000) -> BatchFeed:
         """Return a bounded queue of everything published from now on."""
+        return BatchFeed(self.listen(limit_batches))
+
+    def unsubscribe(self, feed: BatchFeed) -> None:
+        """End what ``subscribe`` began."""
+        self.stop_listening(feed.subscription)
+
+    def listen(self, limit_batches: int) -> Subscription:
+        """Begin a subscription to the very batches that were joined: not to be changed."""
         subscription = Subscription(limit_batches)
         self.runtime.subscriptions.append(subscription)
         return subscription
 
-    def unsubscribe(self, subscription: Subscription) -> None:
+    def stop_listening(self, subscription: Subscription) -> None:
         """End a subscription."""
         if subscription in self.runtime.subscriptions:
             self.runtime.subscriptions.remove(subscription)
+
+
+class BatchFeed:
+    """A bounded queue of published batches, for one consumer: see ``Subscription``."""
+
+    __slots__ = ("subscription",)
+
+    def __init__(self, subscription: Subscription) -> None:
+        self.subscription = subscription
+
+    @property
+    def missed(self) -> int:
+        """How many deltas were dropped because this feed was read too slowly."""
+        return self.subscription.missed
+
+    async def next(self) -> PublishedBatch:
+        """Return the next published batch, waiting for it; raises ``Closed`` at the end."""
+        return PublishedBatch(await self.subscription.next())
+
+    def pending(self) -> list[PublishedBatch]:
+        """Take everything that is queued now."""
+        return [PublishedBatch(batch) for batch in self.subscription.pending()]
+
+    def close(self) -> None:
+        """End it: ``next`` raises ``Closed`` once what is queued has been taken."""
+        self.subscription.close()
 
 
 class _Feed:
@@ -281,7 +316,7 @@ class _Feed:
     def __init__(self, memory: Memory, space: SpaceName | None, limit_batches: int) -> None:
         self._memory = memory
         self._space = space
-        self._subscription = memory.subscribe(limit_batches)
+        self._subscription = memory.listen(limit_batches)
         self._ready: deque[Change] = deque()
 
     def __aiter__(self) -> _Feed:
@@ -298,7 +333,7 @@ class _Feed:
 
     async def close(self) -> None:
         self._subscription.close()
-        self._memory.unsubscribe(self._subscription)
+        self._memory.stop_listening(self._subscription)
 
 
 def too_slow(missed: int) -> Overloaded:

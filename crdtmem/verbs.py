@@ -178,7 +178,7 @@ class _MemoryVerbs:
         request.run(self._subscribe(request, optional_space(space), limit))
 
     async def _subscribe(self, request: Request, space: SpaceName | None, limit: int) -> None:
-        subscription = self._memory.subscribe(limit)
+        subscription = self._memory.listen(limit)
         try:
             await request.emit([])
             while True:
@@ -189,7 +189,7 @@ class _MemoryVerbs:
                 for start in range(0, len(found), _CHANGES_PER_EVENT):
                     await request.emit(found[start : start + _CHANGES_PER_EVENT])
         finally:
-            self._memory.unsubscribe(subscription)
+            self._memory.stop_listening(subscription)
 
     def export(self, request: Request, body: Any) -> None:
         (space,) = fields(body, 1, "export")

@@ -260,7 +260,7 @@ def test_a_subscription_sees_every_batch_after_it_is_visible() -> None:
         subscription = memory.subscribe()
         await memory.space("s").put("k", 1)
         batch = await subscription.next()
-        assert [segment.keys for segment in batch.segments] == [["k"]]
+        assert [list(segment.keys) for segment in batch.segments] == [["k"]]
         memory.unsubscribe(subscription)
         await memory.space("s").put("k", 2)
         assert subscription.pending() == []

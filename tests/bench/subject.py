@@ -18,9 +18,8 @@ from crdtmem.batch import decode_batch
 from crdtmem.causality import Context
 from crdtmem.crdt import NESTED
 from crdtmem.frames import encode_frame
-from crdtmem.memory import Memory
+from crdtmem.memory import BatchFeed, Memory
 from crdtmem.messages import Batches
-from crdtmem.runtime import Subscription
 from tests.bench.clocks import Timing, timed
 from tests.bench.shapes import Shape
 
@@ -33,7 +32,7 @@ _names = count(1)
 Transactions = list[dict[str, Any]]
 
 
-async def _consume(subscription: Subscription) -> None:
+async def _consume(subscription: BatchFeed) -> None:
     while True:
         await subscription.next()
 

@@ -38,7 +38,7 @@ def break_publishing(memory: Memory) -> None:
 
 
 def break_notifying(memory: Memory) -> None:
-    subscription = memory.subscribe()
+    subscription = memory.listen(10)
     subscription.push = breaking  # type: ignore[method-assign]
 
 
