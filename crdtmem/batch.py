@@ -30,6 +30,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count as counted
+from operator import sub
 from typing import Any, Final
 
 from crdtmem.causality import VersionVector
@@ -360,21 +362,17 @@ def _dots_column(column: Any, count: int, replicas: tuple[int, ...], sequence: i
         return None
     if type(column) is bytes:
         distances = distances_of(column, count)
-        # Narrow distances of a long-lived writer cannot lead too far.
+        # Narrow distances of a long-lived writer cannot lead too far; the later the delta,
+        # the further back its first dot.
         if sequence >> 8 * distances.itemsize == 0 and max(distances) >= sequence:
-            _check_distances(distances, sequence)
+            _check(max(map(sub, distances, counted())) < sequence, "a column of dots")
         return distances
     _check(type(column) is tuple and len(column) == count, "a column of dots")
     column = tuple([item if type(item) is int else _dots(item, replicas) for item in column])
-    _check_distances(column, sequence)
-    return column
-
-
-def _check_distances(column: Iterable[Any], sequence: int) -> None:
-    """Refuse what would name another replica's dot: what leads before the first sequence."""
     for index, item in enumerate(column):
         if type(item) is int and not 0 <= item < sequence + index:
             raise ValueError("a column of dots is malformed")
+    return column
 
 
 def _metadata(metadata: Any) -> Metadata:

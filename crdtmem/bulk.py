@@ -14,13 +14,16 @@ writes cannot fail; a run of increments journals what it changes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable
+from itertools import count, repeat
+from operator import add, itemgetter, sub
+from typing import Any, Final
 
 from crdtmem.columns import COLUMN_FROM, Distances, as_column, as_distances
 from crdtmem.crdt.counter import advance
+from crdtmem.crdt.totals import TOTAL_LIMIT
 from crdtmem.entries import SEQUENCE_BITS, SEQUENCE_MASK, Siblings, Slot, Stamp, as_siblings
-from crdtmem.joining import distances_over, is_fresh, join_slot, put_all
+from crdtmem.joining import distances_over, distances_to, is_fresh, join_slot, put_all
 from crdtmem.policy import Policy
 from crdtmem.table import Overlay, Table
 from crdtmem.transaction import CountRun, PutRun
@@ -28,7 +31,11 @@ from crdtmem.transaction import CountRun, PutRun
 __all__ = ["as_column_item", "stage_counts", "stage_puts"]
 
 Undo = list[tuple[dict[Any, Slot], Any, "Slot | None"]]
-_BASELINE_LENGTH = 4
+_BASELINE_LENGTH: Final = 4
+_COUNTED_UP: Final = {2}
+_value_of: Final = itemgetter(1)
+_birth_of: Final = itemgetter(0)
+_up_of: Final = itemgetter(1)
 
 
 def stage_puts(
@@ -46,13 +53,16 @@ def stage_puts(
     transaction, so that nothing can be refused after it.
     """
     over, base = overlay.flat(table), table.slots
-    if undo is None and len(run.keys) >= COLUMN_FROM and not policy.trust_ordered:
-        if is_fresh(over, base, run.keys):
-            if put_all(over, dot, run.keys, run.values, stamp):
+    keys = run.keys
+    if len(keys) >= COLUMN_FROM and not policy.trust_ordered:
+        if is_fresh(over, base, keys):
+            if put_all(over, dot, keys, run.values, stamp):
+                _journal(undo, over, keys)
                 return None
         else:
-            distances = _own_distances(over, base, dot, run.keys)
-            if distances is not None and put_all(over, dot, run.keys, run.values, stamp):
+            distances = _as_own(distances_over(over, base, dot, keys), dot)
+            if distances is not None and put_all(over, dot, keys, run.values, stamp):
+                _journal(undo, over, keys)
                 overlay.replaced.append((run.space, dot, distances))
                 return distances
     over_get, base_get = over.get, base.get
@@ -61,7 +71,7 @@ def stage_puts(
     trust = stamp.trust if policy.trust_ordered else None
     column: list[Any] = []
     push = column.append
-    for key, value in zip(run.keys, run.values, strict=True):
+    for key, value in zip(keys, run.values, strict=True):
         current: Any = over_get(key)
         if undo is not None:
             undo.append((over, key, current))
@@ -90,20 +100,19 @@ def stage_puts(
     return as_column(column)
 
 
-def _own_distances(
-    over: dict[Any, Slot], base: dict[Any, Slot], dot: int, names: Sequence[Any]
-) -> Distances[int] | None:
-    """Return how far before each new dot the one entry lies that it replaces.
+def _journal(undo: Undo | None, over: dict[Any, Slot], keys: Iterable[str]) -> None:
+    """Note that keys were staged which had not been."""
+    if undo is not None:
+        undo.extend(zip(repeat(over), keys, repeat(None)))
 
-    Returns ``None`` when a name is staged already, does not hold exactly one entry,
-    or holds another replica's.
-    """
-    distances = distances_over(over, base, dot, names)
+
+def _as_own(distances: list[int] | None, dot: int) -> Distances[int] | None:
+    """Return distances as a column if all lead to dots of the writer's own, else ``None``."""
     if distances is None:
         return None
-    furthest = max(distances)
     # What lies no further back than the first sequence, and not ahead, is of this replica.
-    if furthest >= dot & SEQUENCE_MASK:
+    furthest, sequence = max(distances), dot & SEQUENCE_MASK
+    if furthest >= sequence and max(map(sub, distances, count())) >= sequence:
         return None
     try:
         return as_distances(distances, furthest)
@@ -120,6 +129,13 @@ def stage_counts(
     Raises ``LimitExceeded`` where a total would not fit; ``undo`` takes it back.
     """
     over, base = overlay.flat(table), table.slots
+    if len(run.keys) >= COLUMN_FROM:
+        counted = _count_bulk(over, base, run, dot)
+        if counted is not None and put_all(over, dot, run.keys, counted[0], stamp):
+            _journal(undo, over, run.keys)
+            if counted[1] is not None:
+                overlay.replaced.append((run.space, dot, counted[1]))
+            return counted
     over_get, base_get = over.get, base.get
     floor = dot & ~SEQUENCE_MASK
     removed = overlay.removed_of(run.space)
@@ -155,6 +171,33 @@ def stage_counts(
         column.append(distance)
         dot += 1
     return totals, as_column(column)
+
+
+def _count_bulk(
+    over: dict[Any, Slot], base: dict[Any, Slot], run: CountRun, dot: int
+) -> tuple[list[tuple[int, ...]], Distances[int] | None] | None:
+    """Return totals and distances if all counters are new, or all hold one own total.
+
+    Returns ``None`` for any other run: one that was ever counted down, or reset, or
+    would be counted too far.
+    """
+    keys, amounts = run.keys, run.values
+    if is_fresh(over, base, keys):
+        return None if max(amounts) > TOTAL_LIMIT else (list(zip(repeat(0), amounts)), None)
+    if not over.keys().isdisjoint(keys):
+        return None
+    held: list[Any] = list(map(base.get, keys))
+    distances = _as_own(distances_to(dot, held), dot)
+    if distances is None:
+        return None
+    before = list(map(_value_of, held))
+    if set(map(len, before)) != _COUNTED_UP:
+        return None
+    totals = list(map(add, map(_up_of, before), amounts))
+    if max(totals) > TOTAL_LIMIT:
+        return None
+    births = map(add, map(_birth_of, before), distances)
+    return list(zip(births, totals, strict=True)), distances
 
 
 def as_column_item(superseded: tuple[int, ...], dot: int) -> Any:

@@ -28,6 +28,7 @@ from crdtmem.entries import EMPTY, Entry, Siblings, Slot, Stamp, as_siblings, as
 
 __all__ = [
     "distances_over",
+    "distances_to",
     "is_fresh",
     "join_bulk",
     "join_column",
@@ -52,8 +53,16 @@ def distances_over(
     """
     if over is not base and not over.keys().isdisjoint(names):
         return None
+    return distances_to(first, map(base.get, names))
+
+
+def distances_to(first: int, held: Iterable[Any]) -> list[int] | None:
+    """Return how far before deltas, from ``first`` on, the single entries lie that are held.
+
+    Returns ``None`` if any of what is held is nothing, or several entries.
+    """
     try:
-        return list(map(sub, count(first), map(_dot_of, map(base.get, names))))  # type: ignore[arg-type]
+        return list(map(sub, count(first), map(_dot_of, held)))
     except (TypeError, IndexError):
         # Nothing and siblings have no dot in the first place: what has, is one entry.
         return None
@@ -92,11 +101,10 @@ def join_bulk(
         return False
     if over is not base:
         return put_all(over, first, names, values, segment.stamp)
-    entries = dict(zip(names, zip(count(first), values, repeat(segment.stamp)), strict=False))
-    if len(entries) < segment.count:
+    if len(set(names)) < segment.count:
         # A name comes twice: the loop joins one after the other.
         return False
-    base.update(entries)
+    base.update(zip(names, zip(count(first), values, repeat(segment.stamp)), strict=False))
     return True
 
 

@@ -168,6 +168,7 @@ class Overlay:
         "_joins",
         "_nested",
         "_removed",
+        "_replaced",
         "added",
         "emptied",
         "removed",
@@ -185,6 +186,7 @@ class Overlay:
         # What joins added and removed, apart: who takes a transaction back must not touch it.
         self._joined: list[tuple[SpaceName, int, int]] = []
         self._removed: dict[SpaceName, list[int]] = {}
+        self._replaced: list[tuple[SpaceName, int, Distances[int]]] = []
         self.added: list[tuple[SpaceName, int, int]] = []
         self.removed: dict[SpaceName, list[int]] = {}
         # Removed dots once more, as distances from deltas numbered from a first one on.
@@ -270,7 +272,7 @@ class Overlay:
         if not join_bulk(slots, slots, names, segment):
             return False
         if segment.superseded is not None:
-            self.replaced.append((segment.space, segment.first, segment.superseded))
+            self._replaced.append((segment.space, segment.first, segment.superseded))
         return True
 
     def _join_staged(self, table: Table, segment: Segment) -> None:
@@ -297,7 +299,7 @@ class Overlay:
         """Join a column of deltas into staged slots; returns the names with siblings."""
         if type(names) in (list, tuple) and join_bulk(over, base, names, segment):
             if segment.superseded is not None:
-                self.replaced.append((segment.space, segment.first, segment.superseded))
+                self._replaced.append((segment.space, segment.first, segment.superseded))
             return []
         removed = self._removed.setdefault(segment.space, [])
         return join_column(over, base, names, segment, removed)
@@ -353,8 +355,9 @@ class Overlay:
         for listed in (self._joined, self.added):
             for space, first, length in listed:
                 digest_of(space).add_range(first, length)
-        for space, first, distances in self.replaced:
-            digest_of(space).remove_before(first, distances)
+        for replaced in (self._replaced, self.replaced):
+            for space, first, distances in replaced:
+                digest_of(space).remove_before(first, distances)
         for gone in (self._removed, self.removed):
             for space, removed in gone.items():
                 if removed:

@@ -137,14 +137,14 @@ class PutRun:
 
     def _seal_keys(self, limits: Limits) -> None:
         keys = self.keys
-        if (
-            set(map(type, keys)) != _STR_ONLY
-            or "" in keys
-            or len(max(keys, key=len)) * 4 > limits.key_bytes
-        ):
+        if set(map(type, keys)) != _STR_ONLY or "" in keys:
             for key in keys:
                 check_label(key, "key", limits.key_bytes)
         self.packed_keys = pack_keys(keys)
+        # No key takes more bytes than all of them.
+        if len(self.packed_keys) > limits.key_bytes < 4 * len(max(keys, key=len)):
+            for key in keys:
+                check_label(key, "key", limits.key_bytes)
 
 
 class CountRun(PutRun):
@@ -160,7 +160,8 @@ class CountRun(PutRun):
                 "an amount to count must be a whole number of at least 0",
                 hint="use decrement to count down; keep fractions as multiples of a small unit",
             )
-        pack(self.values)
+        if max(self.values) >> 64:
+            raise InvalidValue("an amount to count must be below 2^64")
         return len(self.packed_keys) + (_TOTAL_BYTES + _SUPERSEDED_BYTES) * len(self.keys)
 
 

@@ -197,6 +197,52 @@ def test_a_run_of_many_keys_is_taken_back_with_the_step_that_is_refused_after_it
     assert other.digest == node.digest == node.restarted().digest
 
 
+@pytest.mark.parametrize("reset", [False, True])
+def test_what_joins_beside_a_transaction_that_is_taken_back_stays(reset: bool) -> None:
+    """A join waits until somebody looks at its table: then it must not be undone with him."""
+    node, other = KernelNode(1), KernelNode(2)
+    other.commit(puts(dict.fromkeys(KEYS, "old")))
+    node.join(other)
+    other.commit(puts(dict.fromkeys(KEYS, "new")))
+    if reset:
+        other.commit(operation("register", KEYS[0], "delete"))
+    for batch in other.written[1:]:
+        node.offer(batch)
+    mixed = puts(dict.fromkeys(KEYS, "refused"))
+    mixed.add(operation("counter", "c", "decrement", "no number"))
+    refused = node.submit(mixed)
+    node.run()
+    with pytest.raises(InvalidValue):
+        node.answer(refused)
+    assert node.value(KEYS[1]) == "new"
+    assert node.value(KEYS[0]) == (None if reset else "new")
+    assert node.digest == other.digest == node.restarted().digest
+
+
+def test_joins_that_nobody_looks_at_are_published_in_order() -> None:
+    """Plain segments before and after one that is not: a removal, siblings, and the rest."""
+    node, other, third = KernelNode(1), KernelNode(2), KernelNode(3)
+    third.commit(puts({KEYS[2]: "beside"}))
+    other.commit(puts(dict.fromkeys(KEYS, 1)))
+    other.commit(puts(dict.fromkeys(reversed(KEYS), 2)))
+    other.commit(operation("register", KEYS[0], "delete"), operation("counter", "c", "increment"))
+    other.commit(puts(dict.fromkeys(KEYS[1:], 3)))
+    for source in (other, third):
+        for batch in source.written:
+            node.offer(batch)
+    assert node.stage() is not None
+    assert node.value(KEYS[1]) is None
+    assert (node.digest, slots(node)) == ((0, 0), {})
+    node.land()
+    assert [node.value(key) for key in (KEYS[0], KEYS[1], KEYS[3])] == [None, 3, 3]
+    assert len(node.read(KEYS[2]).siblings) == 2
+    assert node.value("c", "counter") == 1
+    assert node.digest == node.restarted().digest
+    other.join(third)
+    assert slots(other) == slots(node)
+    assert other.digest == node.digest
+
+
 def counted(items: dict[str, int]) -> Transaction:
     transaction = Transaction()
     for key, amount in items.items():

@@ -185,11 +185,11 @@ class RunningTotals(FlatType):
 
     def leaves_behind(self, segment: Segment) -> bool:
         """Tell whether the segment holds a baseline."""
-        longest = self.width + 1
+        longest, values = self.width + 1, segment.values or ()
+        if set(map(type, values)) == {tuple}:
+            return max(map(len, values)) > longest
         # Other versions' values are joined as they come, whatever their shape.
-        return segment.values is not None and any(
-            type(value) is tuple and len(value) > longest for value in segment.values
-        )
+        return any(type(value) is tuple and len(value) > longest for value in values)
 
     def collect(self, view: WriteView, stable: Callable[[int], bool]) -> None:
         """Drop stable baselines of fields without a live total; merge the others."""
