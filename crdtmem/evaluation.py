@@ -51,10 +51,10 @@ def carry_out(stage: TransactionStage, operation: Operation, policy: Policy, lim
     if options is not None and options.conditional:
         held = kind.touches(view, operation.name, operation.arguments)
         _require_observed(operation.key, held, options.observed or frozenset(), view.now_us)
-    elif kind.conflicting and not kind.nested:
-        held = kind.touches(view, operation.name, operation.arguments)
-        if len(held) >= limits.siblings and _has_seen_none(held, options):
-            raise _sibling_limit(operation.key, held)
+    elif kind.conflicting:
+        for name, held in kind.contests(view, operation.name, operation.arguments):
+            if len(held) >= limits.siblings and _has_seen_none(held, options):
+                raise _sibling_limit(name, held)
     return kind.apply(view, operation.name, operation.arguments)
 
 

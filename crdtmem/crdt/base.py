@@ -157,6 +157,15 @@ class DataType(ABC):
     ) -> tuple[Entry, ...]:
         """Return the entries that the operation is about: what an ``Observed`` refers to."""
 
+    def contests(
+        self, view: WriteView, operation: str, arguments: tuple[Any, ...]
+    ) -> Iterable[tuple[str, tuple[Entry, ...]]]:
+        """Return the places that the operation writes where several entries are a conflict.
+
+        Each with its name for messages, and what it holds: the limit on siblings binds these.
+        """
+        return ()
+
     @abstractmethod
     def value(self, place: Any, reader: Reader) -> Any:
         """Return what a reader sees; ``place`` is a slot (flat) or field → slot (nested)."""
@@ -214,6 +223,12 @@ class FlatType(DataType):
     ) -> tuple[Entry, ...]:
         """Return all entries of the key."""
         return view.slot()
+
+    def contests(
+        self, view: WriteView, operation: str, arguments: tuple[Any, ...]
+    ) -> Iterable[tuple[str, tuple[Entry, ...]]]:
+        """Return the key itself where several entries are a conflict."""
+        return ((view.key, view.slot()),) if self.conflicting else ()
 
     def exists(self, place: Slot | None, reader: Reader) -> bool:
         """Tell whether any entry is live."""

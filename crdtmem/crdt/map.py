@@ -31,7 +31,7 @@ answer here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 from crdtmem.batch import Segment
@@ -100,6 +100,25 @@ class Map(NestedType):
                 for entry in entries
             ]
         )
+
+    def contests(
+        self, view: WriteView, operation: str, arguments: tuple[Any, ...]
+    ) -> Iterator[tuple[str, tuple[Entry, ...]]]:
+        """Yield the plain members that are written, or those of a typed member's own kind."""
+        members: Iterable[tuple[Path, int]] = ()
+        if operation == "set" and arguments:
+            members = [(check_path(arguments[0]), Register.code)]
+        elif operation == "update" and arguments:
+            paths = self._update_paths(*arguments[:2])
+            members = [(path, Register.code) for path in paths]
+        elif operation == "apply" and len(arguments) >= 3:
+            members = [(check_path(arguments[0]), self._member(arguments[1]).code)]
+        elif operation == "delete":
+            members = self._typed_members(view, _prefix(arguments[0]) if arguments else ())
+        for path, code in members:
+            datatype = self.members_by_code.get(code)
+            if datatype is not None and datatype.conflicting:
+                yield from datatype.contests(MemberView(view, path, code), operation, arguments)
 
     def set(self, view: WriteView, path: Any, value: Any) -> int:
         """Write a plain value at a path, over what was observed of it; returns its dot."""
