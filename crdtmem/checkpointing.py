@@ -18,20 +18,16 @@ disk once neither needs it.
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final
 
 from crdtmem.causality import VersionVector
 from crdtmem.codec import pack, unpack
 from crdtmem.effects import Alarm
 from crdtmem.errors import CrdtmemError
+from crdtmem.executor import Executor, InStore, Procedure, Quiet
 from crdtmem.snapshot import encode_chunks, encode_header
 from crdtmem.store import Store
-from crdtmem.wall import now_us
-
-if TYPE_CHECKING:
-    from crdtmem.runtime import Runtime
 
 __all__ = ["LOG_BYTES", "RETENTION_US", "SYNC_LOG_BYTES", "Checkpointer"]
 
@@ -52,17 +48,17 @@ class Checkpointer:
 
     def __init__(
         self,
-        runtime: Runtime,
+        executor: Executor,
         *,
         log_bytes: int = LOG_BYTES,
         sync_log_bytes: int = SYNC_LOG_BYTES,
         retention_us: int = RETENTION_US,
     ) -> None:
-        self._runtime = runtime
+        self._executor = executor
         self._log_bytes = log_bytes
         self._sync_log_bytes = sync_log_bytes
         self._retention_us = retention_us
-        self._grown = runtime.engine.replayed_bytes
+        self._grown = executor.engine.replayed_bytes
         self._running = False
         self.written = 0
 
@@ -75,68 +71,73 @@ class Checkpointer:
         """Note that the log grew; starts a checkpoint in the background when it is due."""
         self._grown += size
         if self._grown >= self._log_bytes and not self._running:
-            self._running = True
-            self._runtime.spawn(self._background())
+            self._executor.start(self.checkpoint(), self._ended)
 
-    async def _background(self) -> None:
-        try:
-            await self.checkpoint()
-        except CrdtmemError as error:
+    def _ended(self, _: Any, error: BaseException | None) -> None:
+        if isinstance(error, CrdtmemError):
             # The log still holds everything: the next attempt may do better.
-            alarm = Alarm("checkpoint", f"a checkpoint was given up: {error}", {"code": error.code})
-            self._runtime.alarm(alarm)
+            words = f"a checkpoint was given up: {error}"
+            self._executor.alarm(Alarm("checkpoint", words, {"code": error.code}))
+        elif error is not None:
+            self._executor.stop_for(error)
 
-    async def checkpoint(self) -> None:
+    def checkpoint(self) -> Procedure[None]:
         """Write one checkpoint now; raises ``StoreError``s, and leaves the older one whole."""
-        runtime = self._runtime
+        executor = self._executor
+        store = executor.store
         self._running = True
         try:
-            async with runtime.quiet():
-                engine = runtime.engine
+            hold = yield Quiet()
+            try:
+                engine = executor.engine
                 header = encode_header(engine.snapshot_header())
                 chunks = encode_chunks(engine.replica.state)
-                writer = await runtime.in_store(lambda: runtime.store.begin_checkpoint(header))
+                writer = yield InStore(partial(store.begin_checkpoint, header))
+            finally:
+                executor.release(hold)
             self._grown = 0
             try:
                 for chunk in chunks:
-                    # The chunk is encoded on the loop, between other work, and written beside it.
-                    await runtime.in_store(partial(writer.write, chunk))
-                    await asyncio.sleep(0)
-                await runtime.in_store(writer.commit)
+                    # Each chunk is encoded between other work, and written beside it.
+                    yield InStore(partial(writer.write, chunk))
+                yield InStore(writer.commit)
             except BaseException:
-                await asyncio.shield(runtime.in_store(writer.abort))
+                executor.run_in_store(writer.abort, _ignore)
                 raise
             self.written += 1
-            await self._trim()
-            await self._forget(now_us())
+            yield from self._trim()
+            yield from self._forget()
         finally:
             self._running = False
 
-    async def _trim(self) -> None:
+    def _trim(self) -> Procedure[None]:
         """Cut the sync log to its budget, once a whole checkpoint stands above it."""
-        runtime = self._runtime
-        store = runtime.store
-        size = await runtime.in_store(store.size_bytes)
+        store = self._executor.store
+        size = yield InStore(store.size_bytes)
         if size <= self._sync_log_bytes:
             return
-        vector = dict(runtime.engine.replica.state.vector)
+        vector = dict(self._executor.engine.replica.state.vector)
         for replica, last in vector.items():
-            await runtime.in_store(partial(store.cut_sync_log, replica, last + 1))
+            yield InStore(partial(store.cut_sync_log, replica, last + 1))
 
-    async def _forget(self, at_us: int) -> None:
+    def _forget(self) -> Procedure[None]:
         """Cut the history that is older than the retention, as far as a checkpoint noted it."""
-        runtime, store = self._runtime, self._runtime.store
-        known = (await runtime.in_store(store.metadata)).get(_HISTORY)
-        vector = runtime.engine.replica.state.vector
+        store, at_us = self._executor.store, self._executor.now_us()
+        known = (yield InStore(store.metadata)).get(_HISTORY)
+        vector = self._executor.engine.replica.state.vector
         points = [] if known is None else list(unpack(known))
         points.append((at_us, tuple(vector.flat())))
         old = [point for point in points if point[0] <= at_us - self._retention_us]
         if not self._retention_us:
             old = []
         for replica, last in VersionVector.from_flat(old[-1][1]).items() if old else ():
-            await runtime.in_store(partial(store.cut_history, replica, last + 1))
+            yield InStore(partial(store.cut_history, replica, last + 1))
         kept = points[len(old) :][-_HISTORY_POINTS:]
-        await runtime.in_store(partial(_note_points, store, pack(kept)))
+        yield InStore(partial(_note_points, store, pack(kept)))
+
+
+def _ignore(_: Any, __: BaseException | None) -> None:
+    """Nobody waits: an abandoned checkpoint never existed, and a broken store says so itself."""
 
 
 def _note_points(store: Store, points: bytes) -> None:

@@ -94,7 +94,7 @@ class Node:
             sync_log_bytes=settings.sync_log.budget_bytes,
             retention_us=settings.history.retention_days * 24 * 3_600 * 1_000_000,
         )
-        runtime.linger_s = settings.group_commit.linger_ms / 1_000
+        runtime.linger_us = int(settings.group_commit.linger_ms * 1_000)
         node = cls(settings, Memory(runtime))
         try:
             await node.control.start()

@@ -121,7 +121,7 @@ class _NodeVerbs:
     async def _checkpoint(self) -> dict[str, Any]:
         checkpointer = self._node.runtime.checkpointer
         assert checkpointer is not None
-        await checkpointer.checkpoint()
+        await self._node.runtime.perform(checkpointer.checkpoint())
         return {"written": checkpointer.written}
 
     def verify(self, request: Request, body: Any) -> None:

@@ -25,10 +25,9 @@ import logging
 import random
 import socket
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, Final, cast
 
-from crdtmem.effects import Disconnect, ReadLog, Send
+from crdtmem.effects import Disconnect, Send
 from crdtmem.errors import ConfigError, CrdtmemError, Overloaded, Unreachable
 from crdtmem.runtime import Runtime
 from crdtmem.settings import Settings, parse_address
@@ -179,7 +178,6 @@ class PeerStreams:
         handlers: dict[type, Callable[[Any], None]] = {
             Send: self._send,
             Disconnect: self._disconnect,
-            ReadLog: self._read_log,
         }
         self._runtime.handlers.update(handlers)
         host, port = parse_address(self._settings.listen, lowest_port=0)
@@ -318,28 +316,6 @@ class PeerStreams:
         stream = self._streams.get(effect.peer)
         if stream is not None:
             stream.finish(effect.error)
-
-    def _read_log(self, effect: ReadLog) -> None:
-        store = self._runtime.store
-        read = partial(
-            store.read,
-            effect.replica,
-            effect.first,
-            limit_bytes=effect.limit_bytes,
-            through_sequence=effect.last,
-        )
-        self._runtime.in_store(read).add_done_callback(partial(self._log_read, effect))
-
-    def _log_read(self, effect: ReadLog, done: asyncio.Future[Any]) -> None:
-        if done.cancelled() or self._runtime.closed:
-            return
-        error = done.exception()
-        if error is not None and not isinstance(error, CrdtmemError):
-            _log.error("reading the log failed unexpectedly", exc_info=error)
-            error = CrdtmemError(f"reading the log failed: {error!r}", hint="see the node's log")
-        answer = error if error is not None else done.result()
-        engine = self._runtime.engine
-        self._runtime.attempt(lambda: engine.log_read(effect.request, answer, now_us()))
 
 
 def _describe(stream: _Stream | None, met: Mapping[int, SessionInfo]) -> dict[str, Any]:

@@ -21,7 +21,6 @@ and the next start does the same; answers never reach an engine that did not ask
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
@@ -32,130 +31,143 @@ from crdtmem.crdt import NESTED, SHAPES
 from crdtmem.effects import Alarm, Effect, FindEvidence, Rederive, Retire
 from crdtmem.engine import Engine
 from crdtmem.errors import CrdtmemError, ReplicaHalted, StoreError
+from crdtmem.executor import Executor, InStore, Pause, Procedure, Quiet
 from crdtmem.install import Assembler
 from crdtmem.recovery import open_engine, rederive
 from crdtmem.retirement import RETIRED, Retirement
-from crdtmem.runtime import Runtime
 from crdtmem.store import LogRecord, Store
 from crdtmem.store.base import KIND_MARKER
 from crdtmem.table import State
-from crdtmem.wall import now_us
 
 __all__ = ["Services"]
 
 T = TypeVar("T")
 _SLICE_RECORDS: Final = 500
-_PAUSE_S: Final = 0.05
-_PAUSE_MAXIMUM_S: Final = 5.0
+_PAUSE_US: Final = 50_000
+_PAUSE_MAXIMUM_US: Final = 5_000_000
 
 
 class Services:
-    """Carries out ``Retire``, ``Rederive`` and ``FindEvidence`` for one runtime.
+    """Carries out ``Retire``, ``Rederive`` and ``FindEvidence`` for one executor.
 
     ``before_restart`` and ``after_restart`` are called around the change of engines:
     an owner of streams closes them, and opens them again.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
         self.before_restart: list[Callable[[], None]] = []
         self.after_restart: list[Callable[[], None]] = []
-        runtime.handlers.update(
+        executor.handlers.update(
             {
-                Retire: lambda effect: runtime.spawn(self._retire(effect)),
-                Rederive: lambda effect: runtime.spawn(self._rederive(effect)),
-                FindEvidence: lambda effect: runtime.spawn(self._find_evidence(effect)),
+                Retire: lambda effect: executor.start(self._retire(effect)),
+                Rederive: lambda effect: executor.start(self._rederive(effect)),
+                FindEvidence: lambda effect: executor.start(self._find_evidence(effect)),
             }
         )
 
     # ------------------------------------------------------------------ retiring
 
-    async def _retire(self, effect: Retire) -> None:
+    def _retire(self, effect: Retire) -> Procedure[None]:
         """Give this replica's id up, and go on under a new one."""
-        runtime = self._runtime
-        async with runtime.quiet():
-            old = runtime.engine
+        executor = self._executor
+        hold = yield Quiet()
+        try:
+            old = executor.engine
             if old.replica.halted is None:
                 return
             retirement = Retirement(effect.reason, effect.cuts, old.replica.state.vector)
-            await self._insist(partial(_note_verdict, runtime.store, retirement))
+            yield from self._insist(partial(_note_verdict, executor.store, retirement))
             for prepare in self.before_restart:
                 prepare()
-            new = await self._insist(partial(_open_again, runtime.store, old))
+            new = yield from self._insist(
+                partial(_open_again, executor.store, old, executor.draw_id)
+            )
             self._replace(old, new)
             for resume in self.after_restart:
                 resume()
-            # Staged when the runtime is no longer held.
-            runtime.apply(new.start(now_us()))
+            # Staged when the executor is no longer held.
+            executor.apply(new.start(executor.now_us()))
+        finally:
+            executor.release(hold)
 
     def _replace(self, old: Engine, new: Engine) -> None:
         """Let a new engine take over; nothing else happens meanwhile."""
-        runtime = self._runtime
+        executor = self._executor
         error = ReplicaHalted(
             f"this replica goes on under a new id: {old.replica.halted}",
             hint="ask again; 'crdtmem rescue list' shows what was set aside",
         )
-        runtime.apply(old.refuse_everyone(error))
-        for subscription in runtime.subscriptions:
+        executor.apply(old.refuse_everyone(error))
+        for subscription in executor.subscriptions:
             subscription.close()
-        runtime.subscriptions.clear()
+        executor.subscriptions.clear()
         _keep_dictionaries(old.replica.state, new.replica.state)
-        runtime.engine = new
-        runtime.broken = None
+        executor.engine = new
+        executor.broken = None
 
-    async def _insist(self, work: Callable[[], T]) -> T:
-        """Do work on the store's thread, again and again while the store fails."""
-        runtime = self._runtime
-        pause_s = _PAUSE_S
+    def _insist(self, work: Callable[[], T]) -> Procedure[T]:
+        """Do work with the store, again and again while the store fails."""
+        executor = self._executor
+        pause_us = _PAUSE_US
         while True:
             try:
-                return await runtime.in_store(work)
+                done: T = yield InStore(work)
+                return done
             except StoreError as error:
-                if runtime.broken is None:
-                    runtime.alarm(Alarm("store", str(error), {"code": error.code}))
-                runtime.broken = error
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _PAUSE_MAXIMUM_S)
+                if executor.broken is None:
+                    executor.alarm(Alarm("store", str(error), {"code": error.code}))
+                executor.broken = error
+            yield Pause(pause_us)
+            pause_us = min(2 * pause_us, _PAUSE_MAXIMUM_US)
 
     # ------------------------------------------------------------------ repair
 
     def _answer(self, engine: Engine, effects: Callable[[int], list[Effect]]) -> None:
         """Give an engine its answer, if it is still the one that runs."""
-        if engine is self._runtime.engine and not self._runtime.closed:
-            self._runtime.attempt(lambda: effects(now_us()))
+        executor = self._executor
+        if engine is executor.engine and not executor.closed:
+            executor.attempt(lambda: effects(executor.now_us()))
 
-    async def _rederive(self, effect: Rederive) -> None:
-        runtime = self._runtime
-        async with runtime.quiet():
-            engine = runtime.engine
-            live = engine.replica.state
+    def _rederive(self, effect: Rederive) -> Procedure[None]:
+        executor = self._executor
+        hold = yield Quiet()
+        try:
+            engine = executor.engine
             sound = False
             try:
-                again = await runtime.in_store(partial(rederive, runtime.store))
+                again = yield InStore(partial(rederive, executor.store))
             except CrdtmemError as error:
-                runtime.alarm(
-                    Alarm("rederive", f"the state cannot be derived: {error}", {"code": error.code})
-                )
+                words = f"the state cannot be derived: {error}"
+                executor.alarm(Alarm("rederive", words, {"code": error.code}))
             else:
-                if again.vector != live.vector:
-                    words = "the store leads to another version vector than the one in memory"
-                    runtime.alarm(Alarm("rederive", words, {}))
-                else:
-                    sound = _digests(again) == _digests(live)
-                    if not sound:
-                        _take_over(live, again)
+                sound = self._compare(engine.replica.state, again)
+        finally:
+            executor.release(hold)
         request = effect.request
         self._answer(engine, lambda now: engine.sync.rederived(request, sound, now))
 
-    async def _find_evidence(self, effect: FindEvidence) -> None:
-        runtime, engine = self._runtime, self._runtime.engine
+    def _compare(self, live: State, again: State) -> bool:
+        """Tell whether a state is what the store leads to, and make it so where it can be."""
+        if again.vector != live.vector:
+            words = "the store leads to another version vector than the one in memory"
+            self._executor.alarm(Alarm("rederive", words, {}))
+            return False
+        if _digests(again) == _digests(live):
+            return True
+        _take_over(live, again)
+        return False
+
+    def _find_evidence(self, effect: FindEvidence) -> Procedure[None]:
+        executor = self._executor
+        engine = executor.engine
         search = _Search(effect.dots)
         try:
             while search.wanted and not search.ended:
-                await runtime.in_store(partial(search.step, runtime.store))
+                yield InStore(partial(search.step, executor.store))
         except CrdtmemError as error:
             words = f"the search of the log ended early: {error}"
-            runtime.alarm(Alarm("evidence", words, {"code": error.code}))
+            executor.alarm(Alarm("evidence", words, {"code": error.code}))
         request = effect.request
         self._answer(engine, lambda now: engine.sync.evidence_found(request, search.found, now))
 
@@ -206,7 +218,7 @@ def _note_verdict(store: Store, retirement: Retirement) -> None:
     store.sync()
 
 
-def _open_again(store: Store, old: Engine) -> Engine:
+def _open_again(store: Store, old: Engine, draw_id: Callable[[], int]) -> Engine:
     store.reopen()
     return open_engine(
         store,
@@ -214,6 +226,7 @@ def _open_again(store: Store, old: Engine) -> Engine:
         node=old.node,
         limits=old.limits,
         sync=old.sync.config,
+        draw_id=draw_id,
     )
 
 

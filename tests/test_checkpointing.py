@@ -14,7 +14,7 @@ async def _rounds(memory: Memory, checkpointer: Checkpointer, rounds: int) -> No
     space = memory.space("notes")
     for number in range(rounds):
         await asyncio.gather(*(space.put(f"k{key}", [number, key]) for key in range(20)))
-        await checkpointer.checkpoint()
+        await memory.runtime.perform(checkpointer.checkpoint())
 
 
 async def _reopened(url: str) -> dict[str, object]:

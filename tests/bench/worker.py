@@ -182,7 +182,7 @@ def recover(number: int, directory: Path) -> Result:
         async with await Memory.open(url) as memory:
             checkpointer = Checkpointer(memory.runtime, log_bytes=1 << 60, sync_log_bytes=1 << 30)
             began = time.perf_counter()
-            await checkpointer.checkpoint()
+            await memory.runtime.perform(checkpointer.checkpoint())
             result["checkpointing"] = time.perf_counter() - began
         result["checkpoint"] = await reopened()
         async with await Memory.open(url) as memory:

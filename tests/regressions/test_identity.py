@@ -191,7 +191,7 @@ async def fork(a: Home, b: Home) -> int:
     # What b knows to be stable outlives its restart in a checkpoint alone.
     await eventually(lambda: _established(b), "stable admission")
     assert b.memory.runtime.checkpointer is not None
-    await b.memory.runtime.checkpointer.checkpoint()
+    await b.memory.runtime.perform(b.memory.runtime.checkpointer.checkpoint())
     await b.stop()
     await a.stop()
     a.put_back(saved)

@@ -41,7 +41,8 @@ def written(disk: MemoryDisk, *, checkpointed: bool = False) -> Engine:
             await memory.space("notes").put(f"key-{number}", number)
             await memory.space("notes").put("last", number)
             if checkpointed and number == WRITES // 2:
-                await Checkpointer(memory.runtime, log_bytes=1, sync_log_bytes=1).checkpoint()
+                brief = Checkpointer(memory.runtime, log_bytes=1, sync_log_bytes=1)
+                await memory.runtime.perform(brief.checkpoint())
         await memory.close()
         return engine
 

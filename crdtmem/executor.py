@@ -1,0 +1,494 @@
+"""The executor: carries out an engine's effects, on whatever plays the world.
+
+Problem: the order of effects is the durability contract, the store blocks, and what
+happens when it fails is the subtlest code of all. A simulation that had its own
+version of any of this would prove that version.
+
+Idea: all of it is here, and the world is five verbs that a subclass supplies: what
+time it is (``now_us``), draw an id (``draw_id``), call me later (``after``), do this with
+the store and tell me (``run_in_store``), and write this down (``log``). ``runtime``
+plays them with asyncio and a thread; the simulator with a heap of events. One flight
+is out at a time; what arrives meanwhile queues in the engine and becomes the next: the
+slower the disk, the larger the group. What takes several turns is a *procedure*, a
+generator of steps (``InStore``, ``Pause``, ``Quiet``), for which the executor waits.
+
+Invariants: effects are carried out in list order; a commit that failed is read back
+from the reopened store before the engine goes on, so an ambiguous commit counts as
+durable exactly when it is; while the store is broken, writes are refused with its
+error, reads are served, and reopening is tried again with a growing pause; an
+exception from within the machine stops it for good, and everyone who waits is told.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
+from functools import partial
+from inspect import GEN_RUNNING, getgeneratorstate
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+
+from crdtmem.batch import Batch
+from crdtmem.effects import Alarm, Effect, Notify, Persist, ReadLog, Reply, SetTimer
+from crdtmem.engine import Engine
+from crdtmem.errors import Closed, CrdtmemError, Defect, StoreError
+from crdtmem.flight import Flight
+from crdtmem.store import BatchRecord, Store
+
+if TYPE_CHECKING:
+    from crdtmem.checkpointing import Checkpointer
+
+__all__ = [
+    "Executor",
+    "Hold",
+    "InStore",
+    "Listener",
+    "Pause",
+    "Procedure",
+    "Quiet",
+    "Step",
+    "Timer",
+    "answer",
+    "write_flight",
+]
+
+_ALARMS_KEPT: Final = 1_000
+_REOPEN_US: Final = 50_000
+_REOPEN_MAXIMUM_US: Final = 5_000_000
+
+T = TypeVar("T")
+Done = Callable[[Any, BaseException | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class InStore:
+    """A step: do blocking work with the store; the procedure gets its result, or its error."""
+
+    work: Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A step: let time pass."""
+
+    delay_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """A step: hold back new flights until none is out, so that log and state agree.
+
+    The procedure gets a ``Hold``, and gives it to ``Executor.release`` when it is done.
+    """
+
+
+Step = InStore | Pause | Quiet
+Procedure = Generator[Step, Any, T]
+"""What takes several turns: it yields steps, and is sent what comes of each."""
+
+
+class Hold:
+    """The right to have no flight out, from being granted until it is released."""
+
+    __slots__ = ("granted",)
+
+    def __init__(self, granted: Callable[[Hold], None]) -> None:
+        self.granted = granted
+
+
+class Timer(Protocol):
+    """Something that will happen, unless it is cancelled."""
+
+    def cancel(self) -> None:
+        """Let it not happen."""
+
+
+class Listener(Protocol):
+    """Somebody who is told what was published."""
+
+    def push(self, batches: Iterable[Batch]) -> None:
+        """Take published batches, in order."""
+
+    def close(self) -> None:
+        """There will be no more."""
+
+
+class Executor(ABC):
+    """Runs one engine over one store. The methods without a body here are the world's."""
+
+    def __init__(self, engine: Engine, store: Store) -> None:
+        self.engine = engine
+        self.store = store
+        self.alarms: deque[Alarm] = deque(maxlen=_ALARMS_KEPT)
+        self.broken: StoreError | None = None
+        self.closed = False
+        # Set once, by the first exception from within the machine; see ``stop_for``.
+        self.defect: Defect | None = None
+        self.on_defect: list[Callable[[], None]] = []
+        self.subscriptions: list[Any] = []
+        self.handlers: dict[type, Callable[[Any], None]] = {ReadLog: self._read_log}
+        self.checkpointer: Checkpointer | None = None
+        # How long a commit waits for others to share its fsync with.
+        self.linger_us = 0
+        self._advancing = False
+        self._timer: Timer | None = None
+        self._flying = False
+        self._holds: deque[Hold] = deque()
+        self._holder: Hold | None = None
+        self._procedures: dict[Any, Done | None] = {}
+
+    # ------------------------------------------------------------------ the world
+
+    @abstractmethod
+    def now_us(self) -> int:
+        """Return the wall-clock time, in microseconds."""
+
+    @abstractmethod
+    def draw_id(self) -> int:
+        """Return a replica id that nobody has, drawn at random."""
+
+    @abstractmethod
+    def after(self, delay_us: int, work: Callable[[], None]) -> Timer:
+        """Let something be called later; with no delay, soon, but never at once."""
+
+    @abstractmethod
+    def run_in_store(self, work: Callable[[], Any], done: Done) -> None:
+        """Do blocking work with the store, one after another; then call ``done``, in a turn."""
+
+    @abstractmethod
+    def log(self, alarm: Alarm, fault: BaseException | None = None) -> None:
+        """Write an alarm where operators look, with the fault behind it, if there is one."""
+
+    def note_landed(self, flight: Flight) -> None:
+        """Take note that the store has said what became of a flight."""
+
+    # ------------------------------------------------------------------ effects
+
+    def apply(self, effects: Iterable[Effect]) -> None:
+        """Carry out effects in order, then let the engine advance soon."""
+        if self.defect is not None:
+            return
+        try:
+            for effect in effects:
+                self.carry_out(effect)
+        except Exception as fault:  # noqa: BLE001 - whatever it is, nothing goes on after it
+            self.stop_for(fault)
+            return
+        if not self._advancing:
+            self._advancing = True
+            self.after(self.linger_us, self._advance)
+
+    def carry_out(self, effect: Effect) -> None:
+        """Carry out one effect."""
+        kind = type(effect)
+        if kind is Reply:
+            answer(effect)  # type: ignore[arg-type]
+        elif kind is Notify:
+            for subscription in self.subscriptions:
+                subscription.push(effect.batches)  # type: ignore[union-attr]
+        elif kind is Persist:
+            self._persist(effect.flight)  # type: ignore[union-attr]
+        elif kind is SetTimer:
+            pass  # Deadlines are asked for after every turn: see _arm.
+        elif kind is Alarm:
+            self.alarm(effect)  # type: ignore[arg-type]
+        else:
+            self.handlers[kind](effect)
+
+    def alarm(self, alarm: Alarm) -> None:
+        """Keep an alarm for operators, and log it."""
+        self.alarms.append(alarm)
+        self.log(alarm)
+
+    def attempt(self, step: Callable[[], Iterable[Effect]]) -> None:
+        """Let the engine take a step that may not fail, and carry out what it asks for."""
+        if self.defect is not None:
+            return
+        try:
+            effects = step()
+        except Exception as fault:  # noqa: BLE001 - whatever it is, nothing goes on after it
+            self.stop_for(fault)
+        else:
+            self.apply(effects)
+
+    def stop_for(self, fault: BaseException) -> None:
+        """Stop for good: the machine broke, and may be anywhere between two states.
+
+        Everyone who waits is told, nothing is written any more, and ``on_defect`` is
+        called. What was acknowledged is in the store, from which to start again.
+        """
+        if self.defect is not None:
+            return
+        defect = Defect(
+            f"a defect of this program: {fault!r:.500}",
+            hint="it has stopped; start it again, and please report what its log says",
+        )
+        self.defect = defect
+        alarm = Alarm("defect", str(defect), {"code": defect.code})
+        self.alarms.append(alarm)
+        self.log(alarm, fault)
+        self._tell_everyone(defect)
+        for subscription in self.subscriptions:
+            subscription.close()
+        self.give_up_procedures(defect)
+        # Whoever waits for a quiet moment finds out now that there is none to come.
+        self._flying = False
+        self._grant()
+        for tell in self.on_defect:
+            tell()
+
+    def _tell_everyone(self, defect: Defect) -> None:
+        """Answer whoever waits, as far as a broken machine still knows whom."""
+        try:
+            engine, flight = self.engine, self.engine.replica.flight
+            staged = [] if flight is None else engine.persist_failed(flight, defect)
+            for reply in (*engine.refuse_everyone(defect), *staged):
+                if type(reply) is Reply:
+                    answer(reply)
+        except Exception as fault:  # noqa: BLE001 - the first fault is the one that counts
+            self.log(Alarm("defect", "not everyone could be told", {}), fault)
+
+    def _advance(self) -> None:
+        self._advancing = False
+        if self.closed or self.defect is not None:
+            return
+        try:
+            if self.broken is None and self._holder is None and not self._holds:
+                effects = self.engine.advance(self.now_us())
+                if effects:
+                    self.apply(effects)
+            self._arm()
+        except Exception as fault:  # noqa: BLE001 - whatever it is, nothing goes on after it
+            self.stop_for(fault)
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.closed or self.defect is not None:
+            return
+        deadline_us = self.engine.next_deadline_us()
+        if deadline_us is not None:
+            self._timer = self.after(max(1, deadline_us - self.now_us()), self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self.attempt(lambda: self.engine.handle_timeout(self.now_us()))
+
+    # ------------------------------------------------------------------ flights
+
+    def _persist(self, flight: Flight) -> None:
+        self._flying = True
+        self.run_in_store(
+            partial(write_flight, self.store, flight, self.now_us()),
+            lambda _, error: self._written(flight, error),
+        )
+
+    def _written(self, flight: Flight, error: BaseException | None) -> None:
+        self.note_landed(flight)
+        if self.defect is not None:
+            return
+        if error is None:
+            self.attempt(lambda: self.engine.persisted(flight, self.now_us()))
+            # Idle only now, when what the log holds has been published too.
+            self._flying = False
+            self._grant()
+            if self.checkpointer is not None:
+                self.checkpointer.note_written(sum(len(batch.data) for batch in flight.batches))
+            return
+        if not isinstance(error, StoreError):
+            error = StoreError(f"the store failed unexpectedly: {error!r}")
+        self.broken = error
+        self.alarm(Alarm("store", str(error), {"code": error.code}))
+        self.start(self._mend(flight, error))
+
+    def _mend(self, flight: Flight, error: StoreError) -> Procedure[None]:
+        """Reopen the store, read back whether the flight survived, and go on accordingly."""
+        pause_us = _REOPEN_US
+        refused = False
+        while True:
+            try:
+                yield InStore(self.store.reopen)
+                heads = yield InStore(self.store.heads)
+                break
+            except CrdtmemError as again:
+                if not refused:
+                    refused = True
+                    self.apply(self.engine.refuse_queued(error))
+                self.broken = again if isinstance(again, StoreError) else error
+            yield Pause(pause_us)
+            pause_us = min(2 * pause_us, _REOPEN_MAXIMUM_US)
+        self.broken = None
+        survived = all(
+            heads.get(batch.header.replica, 0) >= batch.header.last for batch in flight.batches
+        )
+        self.alarm(Alarm("store mended", "the store accepts writes again", {"kept": survived}))
+        if survived and flight.batches:
+            self.attempt(lambda: self.engine.persisted(flight, self.now_us()))
+        else:
+            self.attempt(lambda: self.engine.persist_failed(flight, error))
+        self._flying = False
+        self._grant()
+        if not self.store.boot.continuous:
+            # Part of what was acknowledged is gone: nobody may write on under this id.
+            own = self.engine.identity.replica
+            reason = f"the store lost what it had acknowledged: {self.store.boot.reason}"
+            self.apply(self.engine.membership.retire(reason, {own: heads.get(own, 0)}))
+
+    def _read_log(self, effect: ReadLog) -> None:
+        read = partial(
+            self.store.read,
+            effect.replica,
+            effect.first,
+            limit_bytes=effect.limit_bytes,
+            through_sequence=effect.last,
+        )
+        self.run_in_store(read, partial(self._log_read, self.engine, effect.request))
+
+    def _log_read(
+        self, engine: Engine, request: Any, result: Any, error: BaseException | None
+    ) -> None:
+        if self.closed or engine is not self.engine:
+            return
+        if error is not None and not isinstance(error, CrdtmemError):
+            words = f"reading the log failed unexpectedly: {error!r}"
+            self.alarm(Alarm("store", words, {}))
+            error = CrdtmemError(words, hint="see the node's log")
+        found = result if error is None else error
+        self.attempt(lambda: engine.log_read(request, found, self.now_us()))
+
+    # ------------------------------------------------------------------ procedures
+
+    def start(self, procedure: Procedure[Any], done: Done | None = None) -> None:
+        """Carry a procedure out, and call ``done`` with what came of it.
+
+        Without ``done``, an error that it does not handle is a defect.
+        """
+        self._procedures[procedure] = done
+        self._resume(procedure, None, None)
+
+    def give_up(self, procedure: Procedure[Any]) -> None:
+        """End a procedure where it is; its ``finally`` blocks run, ``done`` is not called."""
+        if procedure in self._procedures:
+            del self._procedures[procedure]
+            if getgeneratorstate(procedure) != GEN_RUNNING:
+                procedure.close()
+
+    def give_up_procedures(self, error: CrdtmemError) -> None:
+        """End all procedures; who waits for one gets the error."""
+        for procedure, done in list(self._procedures.items()):
+            self.give_up(procedure)
+            if done is not None:
+                done(None, error)
+
+    def _resume(self, procedure: Procedure[Any], outcome: Any, error: BaseException | None) -> None:
+        if procedure not in self._procedures:
+            return
+        try:
+            step = procedure.send(outcome) if error is None else procedure.throw(error)
+        except StopIteration as stop:
+            self._finish(procedure, stop.value, None)
+        except Exception as fault:  # noqa: BLE001 - handed to whoever waits, else a defect
+            self._finish(procedure, None, fault)
+        else:
+            if procedure in self._procedures:
+                self._wait_for(procedure, step)
+            else:
+                # Given up by what it did itself.
+                procedure.close()
+
+    def _finish(self, procedure: Procedure[Any], value: Any, fault: BaseException | None) -> None:
+        done = self._procedures.pop(procedure, None)
+        if done is not None:
+            done(value, fault)
+        elif fault is not None:
+            self.stop_for(fault)
+
+    def _wait_for(self, procedure: Procedure[Any], step: Step) -> None:
+        if type(step) is InStore:
+            self.run_in_store(step.work, partial(self._resume, procedure))
+        elif type(step) is Pause:
+            self.after(step.delay_us, partial(self._resume, procedure, None, None))
+        else:
+            self.hold(partial(self._granted, procedure))
+
+    def _granted(self, procedure: Procedure[Any], hold: Hold) -> None:
+        if procedure in self._procedures:
+            self._resume(procedure, hold, None)
+        else:
+            self.release(hold)
+
+    # ------------------------------------------------------------------ quiet
+
+    def hold(self, granted: Callable[[Hold], None]) -> Hold:
+        """Hold back new flights; ``granted`` is called when none is out, one holder at a time."""
+        hold = Hold(granted)
+        self._holds.append(hold)
+        self._grant()
+        return hold
+
+    def release(self, hold: Hold) -> None:
+        """Let flights go again; also before the hold was granted. Harmless when repeated."""
+        if self._holder is hold:
+            self._holder = None
+        elif hold in self._holds:
+            self._holds.remove(hold)
+        else:
+            return
+        self._grant()
+        self.apply([])
+
+    def _grant(self) -> None:
+        if self._holder is None and self._holds and not self._flying:
+            self._holder = hold = self._holds.popleft()
+            hold.granted(hold)
+
+    # ------------------------------------------------------------------ life
+
+    def check_open(self) -> None:
+        """Raise ``Closed`` after ``close``, ``Defect``, or the store's error while it is broken."""
+        self.check_alive()
+        if self.broken is not None:
+            raise self.broken
+
+    def check_alive(self) -> None:
+        """Raise ``Closed`` after ``close``, and ``Defect`` after the machine broke."""
+        if self.defect is not None:
+            raise self.defect
+        if self.closed:
+            raise Closed("this memory is closed", hint="open it again")
+
+
+def answer(reply: Reply) -> None:
+    """Give a ticket its answer, unless it has one, or nobody asked."""
+    ticket = reply.ticket
+    if ticket is None or ticket.done():
+        return
+    if reply.error is not None:
+        ticket.set_exception(reply.error)
+    else:
+        ticket.set_result(reply.result)
+
+
+def write_flight(store: Store, flight: Flight, arrived_at_us: int) -> None:
+    """Make a flight durable: one transaction, one fsync. Raises ``StoreError``s."""
+    if flight.batches:
+        store.append(
+            [
+                BatchRecord(
+                    batch.header.replica,
+                    batch.header.first,
+                    batch.header.last,
+                    batch.hash,
+                    batch.data,
+                )
+                for batch in flight.batches
+            ],
+            arrived_at_us=arrived_at_us,
+        )
+    for marker in flight.markers:
+        store.append_marker(marker, arrived_at_us=arrived_at_us)
+    if flight.metadata:
+        store.put_metadata(flight.metadata)
+    store.sync()
