@@ -14,7 +14,8 @@ state; only ``Replica`` changes a flight, and only before its ``Persist``.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from operator import attrgetter
+from typing import Any, Final
 
 from crdtmem.batch import (
     Batch,
@@ -44,6 +45,8 @@ __all__ = [
     "idle_flight",
     "touches_system",
 ]
+
+_space_of: Final = attrgetter("space")
 
 FLIGHT_DELTAS = 20_000
 """About how many deltas one flight carries: staging and publishing them must not take long."""
@@ -147,4 +150,4 @@ def idle_flight(state: State, tips: dict[int, tuple[int, bytes]]) -> Flight:
 
 def touches_system(batch: Batch) -> bool:
     """Tell whether a batch changes the system space: members, evictions or policies."""
-    return any(segment.space == SYSTEM_SPACE for segment in batch.segments)
+    return SYSTEM_SPACE in map(_space_of, batch.segments)

@@ -28,6 +28,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from crdtmem.batch import Batch, SpaceName
@@ -68,6 +69,7 @@ from crdtmem.waiting import (
 __all__ = ["Committed", "Identity", "Replica"]
 
 _BATCH_SOFT_BYTES: Final = 1 << 20
+_order_of: Final = itemgetter(0)
 
 
 class Identity(NamedTuple):
@@ -207,7 +209,7 @@ class Replica(ReadSide):
         except ForkDetected as fork:
             effects.append(Alarm("fork", str(fork), fork.details))
         for batch in flight.batches:
-            self.clock.receive(max(order for order, _, _, _ in batch.transactions))
+            self.clock.receive(max(map(_order_of, batch.transactions)))
         if self._queue and self.writable:
             self._stage_local(flight, tips, now_us)
         effects += [Reply(ticket, error=error) for ticket, error in flight.refused]
@@ -463,14 +465,12 @@ class Replica(ReadSide):
         overlay = Overlay(self.state)
         for segment in batch.segments:
             overlay.join(segment)
-        overlay.added = []
-        overlay.removed = {}
-        overlay.publish()
+        overlay.publish(digests=False)
         header = batch.header
         if header.last > self.state.vector.get(header.replica, 0):
             self.state.vector[header.replica] = header.last
             self.tips[header.replica] = (header.last, batch.hash)
-        self.clock.receive(max(order for order, _, _, _ in batch.transactions))
+        self.clock.receive(max(map(_order_of, batch.transactions)))
         self._note_published(batch)
 
     def recover_installation(self, installation: Installation) -> None:

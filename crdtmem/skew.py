@@ -21,6 +21,7 @@ falsetickers, reduced to what an alarm needs.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import itemgetter
 from statistics import median
 from typing import Final
 
@@ -30,6 +31,7 @@ from crdtmem.effects import Alarm, Effect
 __all__ = ["SkewWatch"]
 
 _CLOCKS: Final = 3
+_physical_of: Final = itemgetter(1)
 _LOOK_EVERY_US: Final = 1_000_000
 
 
@@ -72,7 +74,8 @@ class SkewWatch:
     def note(self, batch: Batch, now_us: int) -> None:
         """Count the stamps of a remote batch that lie beyond the bound in our future."""
         limit_us = now_us + self.bound_us
+        if max(map(_physical_of, batch.transactions)) <= limit_us:
+            return
         ahead = sum(physical_us > limit_us for _, physical_us, _, _ in batch.transactions)
-        if ahead:
-            replica = batch.header.replica
-            self.future_stamps[replica] = self.future_stamps.get(replica, 0) + ahead
+        replica = batch.header.replica
+        self.future_stamps[replica] = self.future_stamps.get(replica, 0) + ahead
