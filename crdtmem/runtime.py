@@ -39,6 +39,9 @@ __all__ = ["Runtime", "Subscription", "tune_garbage_collector"]
 T = TypeVar("T")
 _log = logging.getLogger("crdtmem")
 _FREEZE_EVERY_DELTAS: Final = 100_000
+_FREEZE_IDLE_DELTAS: Final = 10_000
+_IDLE_S: Final = 0.05
+"""So long after the last flight a runtime is idle."""
 
 
 def tune_garbage_collector() -> None:
@@ -51,7 +54,7 @@ def tune_garbage_collector() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 1_000)
+    gc.set_threshold(100_000, 20, 1_000)
 
 
 class Subscription:
@@ -105,6 +108,8 @@ class Runtime(Executor):
         self._tickets: WeakSet[asyncio.Future[Any]] = WeakSet()
         self._tune_gc = tune_gc
         self._deltas_since_freeze = 0
+        self._landed_at_s = 0.0
+        self._idling: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="crdtmem-store")
         # Set unless a flight is out of which the store has not said what became of it.
@@ -146,10 +151,34 @@ class Runtime(Executor):
     def note_landed(self, flight: Flight) -> None:
         """Keep the collector from walking what the flight is about to add to the state."""
         self._landed.set()
+        self._landed_at_s = self._loop.time()
         self._deltas_since_freeze += flight.weight
         if self._tune_gc and self._deltas_since_freeze > _FREEZE_EVERY_DELTAS:
             self._deltas_since_freeze = 0
             gc.freeze()
+        if self._idling is None and not self.closed:
+            self._idling = self._loop.call_later(_IDLE_S, self._tidy)
+
+    def _tidy(self) -> None:
+        """Do, while nothing is written, what would otherwise be done while something is."""
+        self._idling = None
+        if self.closed or self.broken is not None or self.defect is not None:
+            return
+        busy = not self._landed.is_set()
+        pause_s = self._landed_at_s + _IDLE_S - self._loop.time()
+        if busy or pause_s > 0:
+            self._idling = self._loop.call_later(_IDLE_S if busy else pause_s, self._tidy)
+            return
+        if self._tune_gc and self._deltas_since_freeze > _FREEZE_IDLE_DELTAS:
+            self._deltas_since_freeze = 0
+            # What is garbage is collected first: what is frozen stays for good.
+            gc.collect(0)
+            gc.freeze()
+        self.run_in_store(self.store.tidy, self._tidied)
+
+    def _tidied(self, _: Any, error: BaseException | None) -> None:
+        if error is not None and not self.closed:
+            self.alarm(Alarm("store", f"tidying the store failed: {error!r:.500}", {}))
 
     def _persist(self, flight: Flight) -> None:
         super()._persist(flight)
@@ -241,8 +270,9 @@ class Runtime(Executor):
         error = Closed("this memory was closed", hint="open it again")
         self.attempt(lambda: self.engine.refuse_everyone(error))
         await self._landed.wait()
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._idling):
+            if timer is not None:
+                timer.cancel()
         self.give_up_procedures(error)
         for task in list(self._tasks):
             task.cancel()

@@ -31,6 +31,32 @@ from tests.memories import (
 )
 from tests.waiting import eventually
 
+# ---------------------------------------------------------------------- a moment of rest
+
+
+def test_a_memory_that_rests_tidies_its_store_and_says_when_that_fails(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+
+    async def run() -> None:
+        memory = await opened(f"sqlite:///{path}")
+        before = path.stat().st_size
+        await memory.space("s").put("large", "x" * 900_000)
+        await memory.space("s").put("larger", "x" * 900_000)
+        await eventually(lambda: path.stat().st_size > before + 1_800_000, "tidy store")
+        store, alarms = memory.runtime.store, memory.runtime.alarms
+
+        def fail() -> None:
+            raise OSError("no such luck")
+
+        store.tidy = fail  # type: ignore[method-assign]
+        await memory.space("s").put("k", 1)
+        await eventually(lambda: any("tidying" in alarm.message for alarm in alarms), "alarm")
+        assert peek(memory, "s", "k") == 1
+        await memory.close()
+
+    asyncio.run(run())
+
+
 # ---------------------------------------------------------------------- reopening and crashing
 
 

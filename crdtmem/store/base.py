@@ -226,6 +226,13 @@ class Store(Protocol):
         it may have survived: read back what is there.
         """
 
+    def tidy(self) -> None:
+        """Do now, while nobody waits, what a later ``sync`` would have to do besides.
+
+        Never needed; changes nothing that can be read. A failure breaks the store for
+        what comes next, as one after a commit does.
+        """
+
     def reopen(self) -> None:
         """Close and open again, keeping the lock, and verify as at any open.
 

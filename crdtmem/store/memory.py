@@ -172,6 +172,10 @@ class MemoryStore:
         if disk.mark is not None:
             disk.mark = replace(disk.mark, position=disk.position)
 
+    def tidy(self) -> None:
+        """Nothing is put off here."""
+        self._require_usable()
+
     def reopen(self) -> None:
         """Open the disk again, unless a fault is due."""
         self._require_open()

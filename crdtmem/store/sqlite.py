@@ -159,12 +159,17 @@ class SqliteStore:
         self._position = position
         self._state = state
         pending.committed()
-        self._after_commit()
+        self._after_commit(settled=self._database.needs_settling)
 
-    def _after_commit(self) -> None:
+    def tidy(self) -> None:
+        """Move the WAL into the main file before a ``sync`` has to."""
+        self._require_usable()
+        if not self.read_only and self._database.may_settle:
+            self._after_commit(settled=True)
+
+    def _after_commit(self, *, settled: bool) -> None:
         """What follows a commit without being part of it; see the module's docstring."""
         try:
-            settled = self._database.needs_settling
             if settled:
                 self._database.settle()
             if self._mark_file is not None and self._mark is not None:
@@ -394,7 +399,7 @@ class SqliteStore:
                 raise failure from error
             self._break(failure)
         if not self.read_only and self._database.needs_settling:
-            self._after_commit()
+            self._after_commit(settled=True)
 
     def _break(self, failure: StoreError) -> None:
         self.broken = failure

@@ -98,7 +98,10 @@ RECORD_COLUMNS = (
     "ordinal, replica, first_sequence, last_sequence, arrived_at_us, kind, seal, digest, data"
 )
 
-_SETTLE_AFTER_BYTES = 4 << 20  # WAL bytes between settlements: 1000 pages, SQLite's own default
+# WAL bytes from which on it is moved, when nothing else is to be done, and in any case. The
+# latter bounds what an open after a crash has to read again.
+_SETTLE_IDLE_BYTES = 1 << 20
+_SETTLE_AFTER_BYTES = 16 << 20
 _WAL_LIMIT_BYTES = 64 << 20  # what the WAL file may keep of the device after a burst
 _CACHE_KIB = 8 << 10
 _COMMIT_OVERHEAD_BYTES = 12 << 10  # three pages: the leaf, the index leaf, a page partly filled
@@ -326,6 +329,11 @@ class Database:
     def needs_settling(self) -> bool:
         """Whether enough lies in the WAL to be moved into the main file."""
         return self.unsettled_bytes >= _SETTLE_AFTER_BYTES
+
+    @property
+    def may_settle(self) -> bool:
+        """Whether enough lies in the WAL to be moved when there is time."""
+        return self.unsettled_bytes >= _SETTLE_IDLE_BYTES
 
     def settle(self) -> None:
         """Move the WAL into the main file, both fsynced, so that the WAL starts over.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from crdtmem.errors import StoreReadOnly
+from crdtmem.errors import Closed, StoreFailed, StoreReadOnly
 from crdtmem.store import BatchRecord, open_store, sqlite_database
 from crdtmem.store.sqlite import SqliteStore
 from crdtmem.store.sqlite_database import wal_path
@@ -49,9 +49,48 @@ def test_a_store_is_a_strict_fsyncing_wal_database_of_its_own(tmp_path: Path) ->
 def test_the_wal_is_moved_into_the_database_as_it_grows(tmp_path: Path) -> None:
     store = SqliteStore("sqlite:", tmp_path / "store.db")
     for number in range(1, 1500):
-        put(store, number)
-    assert wal_path(store.path).stat().st_size < 8 << 20
-    assert store.path.stat().st_size > 4 << 20
+        put(store, number, 20_000)
+    assert wal_path(store.path).stat().st_size < 24 << 20
+    assert store.path.stat().st_size > 16 << 20
+    store.close()
+
+
+def test_tidying_moves_the_wal_before_it_has_to_be(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    store = SqliteStore("sqlite:", path)
+    small = path.stat().st_size
+    put(store, 1)
+    store.tidy()
+    assert path.stat().st_size == small, "so little is not worth an fsync"
+    put(store, 2, 2 << 20)
+    assert path.stat().st_size == small
+    store.tidy()
+    assert path.stat().st_size > small + (2 << 20)
+    put(store, 3)
+    assert [len(record.data) for record in store.replay(after_ordinal=0)] == [5000, 2 << 20, 5000]
+    store.close()
+    with pytest.raises(Closed):
+        store.tidy()
+
+
+def test_tidying_that_fails_breaks_the_store_for_what_comes_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SqliteStore("sqlite:", tmp_path / "store.db")
+    put(store, 1, 2 << 20)
+
+    def fail(_: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(sqlite_database.Database, "settle", fail)
+    store.tidy()
+    assert isinstance(store.broken, StoreFailed)
+    with pytest.raises(StoreFailed):
+        put(store, 2)
+    monkeypatch.undo()
+    store.reopen()
+    put(store, 2)
+    assert store.heads() == {1: 2}
     store.close()
 
 
