@@ -1,0 +1,463 @@
+"""A simulated machine: a production node on a heap of events.
+
+Problem: the simulator must run what production runs, not something like it, and yet
+be able to stop it anywhere, even between two effects.
+
+Idea: ``VirtualExecutor`` is the production ``Executor`` with the world's five verbs
+played by the kernel: its order of effects, its handling of failed commits, its
+checkpoints, retirement and repair are not written again here. A ``Machine`` is what
+a computer and its operating system add: a disk, a clock, a network card, starting,
+stopping, dying, standing still. It dials the peers that it was configured with, as the
+node's peer streams do.
+
+Invariants: nothing of a life goes on in the next one; a machine that is down neither
+hears nor says anything; everything that enters the executor enters through ``enter``,
+where a crash that was asked for "after so many effects" takes place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from crdtmem.checkpointing import Checkpointer
+from crdtmem.effects import Alarm, Disconnect, Effect, Send
+from crdtmem.engine import Engine, NodeInfo
+from crdtmem.errors import CrdtmemError, Overloaded, StoreError
+from crdtmem.executor import Done, Executor, write_flight
+from crdtmem.recovery import open_engine
+from crdtmem.replica import Replica
+from crdtmem.services import Services
+from crdtmem.store import Store
+from crdtmem.store.memory import MemoryStore
+from crdtmem.sync_greeting import DUPLICATE
+from crdtmem.transaction import Transaction
+from simulations.clocks import Clock
+from simulations.disk import Device
+from simulations.errors import MachineFailed
+from simulations.kernel import Event
+from simulations.network import Stream
+
+if TYPE_CHECKING:
+    from simulations.world import World
+
+__all__ = ["Crashed", "Machine", "Ticket", "VirtualExecutor"]
+
+_REDIAL_US: Final = (250_000, 10_000_000)
+
+
+class Crashed(BaseException):
+    """A crash that was asked for takes place here, in the middle of carrying out effects."""
+
+
+class Ticket:
+    """What a simulated caller waits for: ``answered`` is called once, with either."""
+
+    __slots__ = ("_answered", "_done")
+
+    def __init__(self, answered: Callable[[Any, CrdtmemError | None], None]) -> None:
+        self._answered = answered
+        self._done = False
+
+    def done(self) -> bool:
+        """Tell whether it has been answered."""
+        return self._done
+
+    def set_result(self, result: Any) -> None:
+        """Answer it."""
+        self._done = True
+        self._answered(result, None)
+
+    def set_exception(self, error: CrdtmemError) -> None:
+        """Refuse it."""
+        self._done = True
+        self._answered(None, error)
+
+
+class VirtualExecutor(Executor):
+    """The production executor, in a world of events."""
+
+    def __init__(self, engine: Engine, store: Store, machine: Machine) -> None:
+        super().__init__(engine, store)
+        self.machine = machine
+
+    def now_us(self) -> int:
+        """Return what the machine's clock shows."""
+        return self.machine.clock.now_us()
+
+    def draw_id(self) -> int:
+        """Return a replica id drawn from the world's seed."""
+        return self.machine.draw_id()
+
+    def after(self, delay_us: int, work: Callable[[], None]) -> Event:
+        """Let something be called later, if this life lasts."""
+        machine = self.machine
+        return machine.world.kernel.after(delay_us, machine.fire, self, work)
+
+    def run_in_store(self, work: Callable[[], Any], done: Done) -> None:
+        """Do work with the store once the disk gets to it."""
+        machine = self.machine
+        delay_us = machine.device.delay_us(machine.world.kernel.now_us)
+        machine.storing += 1
+        machine.world.kernel.after(delay_us, machine.fire, self, partial(self._store, work, done))
+
+    def _store(self, work: Callable[[], Any], done: Done) -> None:
+        self.machine.storing -= 1
+        try:
+            result = work()
+        except Exception as error:  # noqa: BLE001 - handed on, as a thread's future does
+            done(None, error)
+        else:
+            done(result, None)
+
+    def log(self, alarm: Alarm, fault: BaseException | None = None) -> None:
+        """Show an alarm to the world; a fault of the machine ends the run."""
+        if fault is not None and not isinstance(fault, CrdtmemError):
+            raise MachineFailed(f"{self.machine.name}: {alarm.message}") from fault
+        self.machine.world.alarmed(self.machine, alarm)
+
+    def carry_out(self, effect: Effect) -> None:
+        """Carry out one effect, unless the machine dies before it."""
+        machine = self.machine
+        if machine.dies_after_effects is not None:
+            if machine.dies_after_effects == 0:
+                raise Crashed
+            machine.dies_after_effects -= 1
+        super().carry_out(effect)
+
+
+class Machine:
+    """One machine of a world, its disk, its clock, and the node that runs on it, if it does."""
+
+    def __init__(self, world: World, name: str, region: str, number: int) -> None:
+        self.world = world
+        self.name = name
+        self.region = region
+        self.random = world.kernel.random(f"machine/{name}")
+        self.clock = Clock(world.kernel)
+        self.device = Device(world.kernel.random(f"disk/{name}"), number, world.config.sync_us)
+        self.peers: list[str] = []
+        self.executor: VirtualExecutor | None = None
+        self.store: MemoryStore | None = None
+        self.services: Services | None = None
+        self.lives = 0
+        self.paused = False
+        self.storing = 0
+        self.dies_after_effects: int | None = None
+        self.failed_start: CrdtmemError | None = None
+        self._streams: dict[int, Stream] = {}
+        self._dialling: set[str] = set()
+        self._pauses_us: dict[str, int] = {}
+        self._waiting: list[Callable[[], None]] = []
+        self._seen: Any = None
+
+    # ------------------------------------------------------------------ looking
+
+    @property
+    def up(self) -> bool:
+        """Whether a node runs here."""
+        return self.executor is not None
+
+    @property
+    def accepts(self) -> bool:
+        """Whether the network may reach it."""
+        return self.executor is not None
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that runs here now. Only while it is up."""
+        assert self.executor is not None, f"{self.name} is down"
+        return self.executor.engine
+
+    @property
+    def replica(self) -> Replica:
+        """The replica that runs here now. Only while it is up."""
+        return self.engine.replica
+
+    def draw_id(self) -> int:
+        """Return a replica id that nobody has."""
+        return self.random.getrandbits(63) | 1
+
+    # ------------------------------------------------------------------ lives
+
+    def start(self) -> None:
+        """Start the node: open the store, recover, listen, dial. Harmless while it runs.
+
+        A store that cannot be opened leaves it down, with the reason in ``failed_start``.
+        """
+        if self.executor is not None:
+            return
+        config = self.world.config
+        self.lives += 1
+        self.failed_start = None
+        try:
+            store = MemoryStore(
+                f"memory:{self.name}", self.device.disk, self.device.faults, read_only=False
+            )
+            self.store = store
+            engine = open_engine(
+                store,
+                region=self.region,
+                node=NodeInfo(name=self.name, cluster="simulated", peers=len(self.peers)),
+                limits=config.limits,
+                sync=config.sync,
+                draw_id=self.draw_id,
+            )
+        except StoreError as error:
+            self.failed_start = error
+            if self.store is not None:
+                self.store.crash()
+            self.world.note("start failed", self.name)
+            return
+        executor = VirtualExecutor(engine, store, self)
+        executor.linger_us = config.linger_us
+        executor.handlers.update({Send: self._send, Disconnect: self._disconnect})
+        executor.checkpointer = Checkpointer(
+            executor, log_bytes=config.checkpoint_bytes, sync_log_bytes=config.sync_log_bytes
+        )
+        self.services = Services(executor)
+        self.services.before_restart.append(self._drop_streams)
+        self.services.after_restart.append(self._went_on)
+        self.executor = executor
+        self.storing = 0
+        self.world.note("start", self.name, number=self.lives)
+        self._watch()
+        self.enter(lambda: executor.attempt(lambda: engine.start(executor.now_us())))
+        for peer in self.peers:
+            self._dial(peer)
+
+    def crash(self, *, silent: bool = False) -> None:
+        """Die at once: what was not synced is gone. ``silent``: peers are not told.
+
+        What the disk was about to write may have got there, as the seed has it.
+        """
+        executor, store = self.executor, self.store
+        if executor is None or store is None:
+            return
+        self.world.note("crash", self.name)
+        flight = executor.engine.replica.flight
+        if self.storing and flight is not None and self.random.random() < 0.3:
+            self._finish_write(executor, store)
+        self._end(silent=silent)
+        store.crash()
+
+    def _finish_write(self, executor: VirtualExecutor, store: MemoryStore) -> None:
+        """Let the write that is under way reach the disk, though nobody will learn of it."""
+        flight = executor.engine.replica.flight
+        assert flight is not None
+        try:
+            write_flight(store, flight, executor.now_us())
+        except StoreError:
+            # The disk had a fault of its own for this very write.
+            return
+        self.world.sometimes("a crash between the commit and its answer")
+
+    def stop(self) -> None:
+        """End cleanly: refuse what is queued, close the store."""
+        executor, store = self.executor, self.store
+        if executor is None or store is None:
+            return
+        if self.storing or executor.broken is not None:
+            # A clean end waits for the disk; one that never comes ends as a crash does.
+            self.crash()
+            return
+        self.world.note("stop", self.name)
+        executor.closed = True
+        error = Overloaded("this node stops", hint="ask another")
+        self.enter(lambda: executor.attempt(lambda: executor.engine.refuse_everyone(error)))
+        if self.executor is executor:
+            self._end(silent=False)
+            store.close()
+
+    def _end(self, *, silent: bool) -> None:
+        self.executor = None
+        self.services = None
+        self.dies_after_effects = None
+        self.paused = False
+        self._streams.clear()
+        self._dialling.clear()
+        self._waiting.clear()
+        self.world.network.reset(self.name, silent=silent)
+        self.world.ended(self)
+
+    def pause(self) -> None:
+        """Stand still, as a process that is stopped: nothing runs, connections stay."""
+        if self.up:
+            self.paused = True
+            self.world.note("pause", self.name)
+
+    def resume(self) -> None:
+        """Go on; whatever was due meanwhile is due now."""
+        if self.paused:
+            self.paused = False
+            self.world.note("resume", self.name)
+            waiting, self._waiting = self._waiting, []
+            for work in waiting:
+                self.enter(work)
+
+    # ------------------------------------------------------------------ entering
+
+    def fire(self, executor: VirtualExecutor, work: Callable[[], None]) -> None:
+        """Do something of a life, if that life still lasts."""
+        if self.executor is executor:
+            self.enter(work)
+
+    def enter(self, work: Callable[[], None]) -> None:
+        """Let the node do something; everything that it does, it does in here."""
+        if self.paused:
+            self._waiting.append(work)
+            return
+        try:
+            work()
+        except Crashed:
+            self.world.sometimes("a crash between two effects")
+            self.crash()
+            return
+        executor = self.executor
+        if executor is not None:
+            vector = executor.engine.replica.state.vector
+            if vector is not self._seen:
+                self._seen = vector
+                self.world.published(self)
+
+    def _watch(self) -> None:
+        self._seen = None
+        self.world.started(self)
+
+    # ------------------------------------------------------------------ streams
+
+    def _dial(self, peer: str) -> None:
+        if self.executor is None or peer in self._dialling or self._has_stream(peer):
+            return
+        self._dialling.add(peer)
+        executor = self.executor
+        self.world.network.connect(
+            self.name, peer, lambda: self.fire(executor, partial(self._refused, peer))
+        )
+
+    def _has_stream(self, peer: str) -> bool:
+        return any(stream.peer_name == peer for stream in self._streams.values())
+
+    def _refused(self, peer: str) -> None:
+        self._dialling.discard(peer)
+        self._dial_later(peer)
+
+    def _dial_later(self, peer: str) -> None:
+        shortest_us, longest_us = _REDIAL_US
+        pause_us = self._pauses_us.get(peer, shortest_us)
+        self._pauses_us[peer] = min(2 * pause_us, longest_us)
+        executor = self.executor
+        assert executor is not None
+        executor.after(int(pause_us * self.random.uniform(0.5, 1.0)), partial(self._dial, peer))
+
+    def opened(self, stream: Stream, *, initiator: bool) -> None:
+        """A stream is open: tell the engine."""
+        if initiator:
+            self._dialling.discard(stream.peer_name)
+        self._pauses_us.pop(stream.peer_name, None)
+        self._streams[stream.number] = stream
+        executor = self.executor
+        assert executor is not None
+        self.enter(
+            lambda: executor.attempt(
+                lambda: executor.engine.connected(
+                    stream.number, executor.now_us(), initiator=initiator
+                )
+            )
+        )
+
+    def received(self, stream: Stream, data: bytes) -> None:
+        """Bytes came: tell the engine."""
+        if self.paused:
+            self._waiting.append(partial(self._receive, stream.number, data))
+        else:
+            self.enter(partial(self._receive, stream.number, data))
+
+    def _receive(self, number: int, data: bytes) -> None:
+        executor = self.executor
+        if executor is not None:
+            engine = executor.engine
+            executor.attempt(lambda: engine.receive(number, data, executor.now_us()))
+
+    def lost(self, stream: Stream) -> None:
+        """A stream ended: tell the engine, and seek another."""
+        self.enter(partial(self._lost, stream))
+
+    def _lost(self, stream: Stream) -> None:
+        if self._streams.pop(stream.number, None) is None:
+            return
+        executor = self.executor
+        if executor is None:
+            return
+        executor.attempt(lambda: executor.engine.disconnected(stream.number, executor.now_us()))
+        for peer in self.peers:
+            if self.executor is executor and not self._has_stream(peer):
+                self._dial_later(peer)
+
+    def datagram(self, source: str, data: bytes) -> None:
+        """A datagram came; nobody here speaks any."""
+
+    def _send(self, effect: Send) -> None:
+        stream = self._streams.get(effect.peer)
+        if stream is None:
+            return
+        stream.send(effect.frame)
+        if stream.unread_bytes > self.world.config.buffer_bytes:
+            self.world.sometimes("a stream dropped for what its peer left untaken")
+            self._close(stream)
+
+    def _disconnect(self, effect: Disconnect) -> None:
+        stream = self._streams.get(effect.peer)
+        if stream is not None:
+            if effect.error.details.get("reason") == DUPLICATE:
+                self.world.sometimes("two streams crossed")
+            self._close(stream)
+
+    def _close(self, stream: Stream) -> None:
+        stream.close()
+        executor = self.executor
+        assert executor is not None
+        executor.after(0, partial(self._lost, stream))
+
+    def _drop_streams(self) -> None:
+        for stream in list(self._streams.values()):
+            self._close(stream)
+
+    def _went_on(self) -> None:
+        """The node goes on under a new replica id, in the same process."""
+        self.world.sometimes("a node went on under a new id")
+        self._watch()
+
+    # ------------------------------------------------------------------ callers
+
+    def commit(
+        self,
+        transaction: Transaction,
+        answered: Callable[[Any, CrdtmemError | None], None],
+        *,
+        after: Any = None,
+        wait_us: int = 0,
+    ) -> None:
+        """Ask the node to commit a transaction, as ``Memory.submit`` does."""
+        executor = self.executor
+        if executor is None:
+            answered(None, Overloaded("the node is down"))
+            return
+        ticket = Ticket(answered)
+
+        def submit() -> None:
+            try:
+                executor.check_open()
+                transaction.seal(executor.engine.limits)
+            except CrdtmemError as error:
+                ticket.set_exception(error)
+                return
+            now_us = executor.now_us()
+            executor.attempt(
+                lambda: executor.engine.submit(
+                    ticket, transaction, now_us, after=after, deadline_us=now_us + wait_us
+                )
+            )
+
+        self.enter(submit)
