@@ -160,7 +160,7 @@ class Executor(ABC):
     def log(self, alarm: Alarm, fault: BaseException | None = None) -> None:
         """Write an alarm where operators look, with the fault behind it, if there is one."""
 
-    def note_landed(self, flight: Flight) -> None:
+    def note_landed(self, flight: Flight) -> None:  # noqa: B027 - most worlds need not know
         """Take note that the store has said what became of a flight."""
 
     # ------------------------------------------------------------------ effects
