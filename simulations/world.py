@@ -73,6 +73,13 @@ class Watcher:
     def alarmed(self, machine: Machine, alarm: Alarm) -> None:
         """A node raised an alarm."""
 
+    def harmed(self, machine: Machine, what: str) -> None:
+        """What was durable on a machine's disk was damaged, lost, or put back to what it was.
+
+        From here on that machine alone proves nothing; what it had shared with others must
+        still be there. ``what`` is ``rot``, ``lost tail``, ``restored`` or ``lost disk``.
+        """
+
     def finished(self) -> None:
         """The world has healed and come to rest."""
 
@@ -187,6 +194,12 @@ class World:
         self.trace.note(self.kernel.now_us, "alarm", machine.name, alarm.name)
         for watcher in self.watchers:
             watcher.alarmed(machine, alarm)
+
+    def harmed(self, machine: Machine, what: str) -> None:
+        """Tell the watchers, and the trace."""
+        self.trace.note(self.kernel.now_us, "harm", machine.name, what)
+        for watcher in self.watchers:
+            watcher.harmed(machine, what)
 
     def finished(self) -> None:
         """Tell the watchers that all is done."""
