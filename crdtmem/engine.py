@@ -74,6 +74,8 @@ class Engine:
         self.durability = DurabilityWaits(self.epoch, identity.region)
         self.skew = SkewWatch(identity.replica, self.node.skew_alarm_us)
         self.sync = Sync(self, sync)
+        self.membership.is_covered = lambda: self.sync.guide.holds_all
+        self.membership.is_linked = lambda replica: replica in self.sync.by_replica
         # What recovery has to say to operators, said when the engine starts.
         self.news: list[Alarm] = []
         # How much log recovery had to replay: what the next checkpoint will save.
@@ -281,6 +283,11 @@ class Engine:
     def cluster_id(self) -> int:
         """The cluster's id, 0 while it is not founded here."""
         return self.membership.founding or self.epoch.cluster_id or 0
+
+    @property
+    def newcomer(self) -> bool:
+        """Whether this replica waits for its admission, and so takes from one member only."""
+        return not self.replica.writable
 
     def hello(self, credit_bytes: int) -> Hello:
         """Return this replica's introduction."""

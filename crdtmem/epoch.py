@@ -156,8 +156,8 @@ def admission_operations(
 
     Before it calls this, the sponsor makes sure that the newcomer holds nothing
     of an evicted replica beyond what the sponsor holds (``Evictions.admits``),
-    and from its request until it has joined its admission the newcomer takes
-    batches from its sponsor alone. Otherwise it could be beyond a cut at birth.
+    and until it may write the newcomer takes batches from one member alone (see
+    ``sync_newcomer``). Otherwise it could be beyond a cut at birth.
 
     Raises ``ConditionFailed`` when the sponsor is no member itself, and
     ``LimitExceeded`` when the epoch has ``limit`` members.

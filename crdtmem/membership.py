@@ -11,6 +11,9 @@ into cuts on the inbox, transactions and, for a replica that must stop, a
 ``Retire`` effect: the store is marked, so that the next start takes a new
 replica id and sets aside what lies beyond the cuts.
 
+A newcomer begins to write when it has joined its admission, and a member is known to
+hold all that it holds (see ``sync_newcomer``).
+
 Invariants: a replica that is no member does not write; evictions are reacted to
 only while no flight is out; a replica that retires writes nothing more under
 its id, in this process or any later one.
@@ -18,7 +21,7 @@ its id, in this process or any later one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from crdtmem.causality import VersionVector
@@ -77,6 +80,11 @@ class Membership:
         self._sponsored: set[int] = set()
         self._greeted: dict[int, Hello] = {}
         self._must_react = False
+        self._is_member = False
+        # What the streams know: whether a member holds all that this newcomer holds (see
+        # ``sync_newcomer``), and whether a replica is linked to this one now.
+        self.is_covered: Callable[[], bool] = lambda: False
+        self.is_linked: Callable[[int], bool] = lambda _: True
 
     # ------------------------------------------------------------------ beginnings
 
@@ -86,7 +94,7 @@ class Membership:
         self.epoch.refresh(state)
         self.evictions.refresh(state)
         self._common = self._known_of_ours()
-        self.replica.writable = self.epoch.is_member
+        self._is_member = self.replica.writable = self._may_write()
         self._must_react = True
         effects = self.react(now_us)
         if self.replica.writable:
@@ -118,6 +126,19 @@ class Membership:
             record = self.epoch.records.get(earlier)
             earlier = None if record is None else record.predecessor
         return former - {self.own}
+
+    def _may_write(self) -> bool:
+        """Tell whether this replica is a member, and was no further than another at birth."""
+        own = self.epoch.records.get(self.own)
+        if own is None:
+            return False
+        vector = self.replica.state.vector
+        if own.is_founder or vector.get(self.own, 0):
+            return True
+        others = self.epoch.members - {self.own}
+        return self.is_covered() or any(
+            self.epoch.acknowledged(other).dominates(vector) for other in others
+        )
 
     def _others(self) -> set[int]:
         """Return the members that are neither this replica, nor its former ids, nor evicted."""
@@ -169,7 +190,7 @@ class Membership:
         every configured peer is known to be as new as we are may the smallest id found.
         """
         self._greeted[hello.replica] = hello
-        if self.epoch.is_member:
+        if self._is_member:
             return self._sponsor(hello, now_us)
         if hello.cluster_id or self.epoch.records:
             self._as_new.discard(hello.replica)
@@ -211,21 +232,20 @@ class Membership:
     def published(self, system_changed: bool, now_us: int) -> list[Effect]:
         """React to a published flight; ``system_changed`` if it touched the system space."""
         if system_changed:
-            was_member = self.epoch.is_member
             self.epoch.refresh(self.replica.state)
             self.evictions.refresh(self.replica.state)
             self._must_react = True
-            if self.epoch.is_member and not was_member:
-                return [*self._became_member(now_us), *self.react(now_us)]
-        return self.react(now_us)
+        # Evictions first: whoever must halt never begins to write.
+        return [*self.react(now_us), *self._become_member(now_us)]
 
-    def _became_member(self, now_us: int) -> list[Effect]:
-        self.replica.writable = True
-        effects: list[Effect] = []
-        record = self.epoch.records[self.own]
-        if record.is_founder:
-            effects += self._give_up_former(now_us)
-            for hello in self._greeted.values():
+    def _become_member(self, now_us: int) -> list[Effect]:
+        if self._is_member or self.replica.halted is not None or not self._may_write():
+            return []
+        self._is_member = self.replica.writable = True
+        effects = [*self.react(now_us), *self._give_up_former(now_us)]
+        for hello in self._greeted.values():
+            # One that has gone may never come back, and would be waited for.
+            if self.is_linked(hello.replica):
                 effects += self._sponsor(hello, now_us)
         return effects
 
@@ -234,8 +254,7 @@ class Membership:
         self.epoch.acknowledge(replica, vector)
         if self.evictions.proposals or self.evictions.promises:
             self._must_react = True
-            return self.react(now_us)
-        return []
+        return [*self.react(now_us), *self._become_member(now_us)]
 
     def react(self, now_us: int) -> list[Effect]:
         """Carry out what evictions demand, if no flight is out; else the next publish does."""
@@ -252,7 +271,10 @@ class Membership:
                 effects += self.retire(consequence.reason, consequence.cuts)
             else:
                 effects.append(consequence)
-        if operations:
+        if operations and not self._is_member:
+            # Admitted, but not yet fit to write: said again when it is.
+            self._must_react = True
+        elif operations:
             effects += self._write(operations, now_us)
         return effects
 

@@ -56,6 +56,7 @@ from crdtmem.sync_greeting import duplicate_stream, judge, keeps_older
 from crdtmem.sync_host import DEFAULT_SYNC, StoredBatch, SyncConfig, SyncHost
 from crdtmem.sync_inflow import FORKED, Inflow
 from crdtmem.sync_intake import Inbound
+from crdtmem.sync_newcomer import Guide
 from crdtmem.sync_outflow import Outflow
 from crdtmem.sync_repair import Repair, vector_hash
 from crdtmem.sync_requests import Requests
@@ -96,7 +97,8 @@ class Sync:
         self.sessions: dict[Any, Session] = {}
         self.by_replica: dict[int, Session] = {}
         self.requests = Requests(config)
-        self.inflow = Inflow(host, self.requests)
+        self.guide = Guide(host)
+        self.inflow = Inflow(host, self.requests, self.guide)
         self.outflow = Outflow(host, config)
         numbers = count(1)
         self.outbound = Outbound(host, config)
@@ -359,7 +361,7 @@ class Sync:
 
     def _plan(self, now_us: int) -> list[Effect]:
         """Ask for what is lacking and does not come by itself."""
-        sessions = self.sessions.values()
+        sessions = self.guide.heard(self.sessions.values())
         plan = self.requests.plan(sessions, self.inflow.arriving, self.host.take_through, now_us)
         effects: list[Effect] = [
             session.send(Request(tuple(ranges[start : start + _RANGES_AT_ONCE])))

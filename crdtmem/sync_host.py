@@ -123,6 +123,10 @@ class SyncHost(Protocol):
     def cluster_id(self) -> int:
         """The cluster's id, 0 while it is not founded here."""
 
+    @property
+    def newcomer(self) -> bool:
+        """Whether this replica waits for its admission: see ``sync_newcomer``."""
+
     def hello(self, credit_bytes: int) -> Hello:
         """Return this replica's introduction, with its published vector and tips."""
 

@@ -25,6 +25,7 @@ from crdtmem.errors import ForkDetected
 from crdtmem.inbox import Verdict
 from crdtmem.messages import Batches
 from crdtmem.sync_host import SyncHost
+from crdtmem.sync_newcomer import Guide
 from crdtmem.sync_requests import Requests
 from crdtmem.sync_session import Session
 
@@ -37,8 +38,9 @@ FORKED: Final = "forked"
 class Inflow:
     """Takes batches from all sessions of one host."""
 
-    def __init__(self, host: SyncHost, requests: Requests) -> None:
+    def __init__(self, host: SyncHost, requests: Requests, guide: Guide) -> None:
         self.host = host
+        self.guide = guide
         self.requests = requests
         # What is published, or accepted and ready: what need not be asked for.
         self.arriving = VersionVector()
@@ -64,6 +66,9 @@ class Inflow:
             # What a peer sends is durable there.
             session.vector[replica] = header.last
             self.requests.notice({replica: header.last}, self.arriving, now_us)
+        if not self.guide.listens_to(session):
+            session.return_credit(size)
+            return []
         verdict, effects = self.host.offer(batch)
         if verdict is Verdict.FENCED and replica == session.replica != self.host.replica_id:
             # It has to hear of it: nobody else can tell it that it is the copy.

@@ -57,6 +57,7 @@ class EngineNode:
         self.engine: Engine
         self.store: MemoryStore
         self.alive = False
+        self.disk_us = _DISK_US
         self.alarms: list[Alarm] = []
         self.retired: list[Retire] = []
         self.flights: list[Flight] = []
@@ -111,7 +112,7 @@ class EngineNode:
 
     def _carry_out(self, effect: Effect) -> None:
         if isinstance(effect, Persist):
-            self.world.later(_DISK_US, partial(self._land, self.engine, effect.flight))
+            self.world.later(self.disk_us, partial(self._land, self.engine, effect.flight))
         elif isinstance(effect, Send):
             self.world.send(self, effect.peer, effect.frame)
         elif isinstance(effect, Disconnect):

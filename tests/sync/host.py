@@ -110,6 +110,10 @@ class SyncNode:
     def cluster_id(self) -> int:
         return self.founded
 
+    @property
+    def newcomer(self) -> bool:
+        return False
+
     def hello(self, credit_bytes: int) -> Hello:
         return Hello(
             self.name,
