@@ -19,6 +19,7 @@ Layout (MessagePack; the exact specification is in ``DESIGN.md``)::
     transaction = [order - order_base, physical - physical_base, metadata | nil, segments]
     segment     = [space, datatype, keys, fields, values, superseded, metadata | nil]
     keys        = key | [key, …] | [prefix, [rests of the keys, joined by U+0000]]
+    values      = nil | [value, …] | {"c": [[first component, …], [second component, …], …]}
 
 Invariants: decoding either returns a batch whose every column is checked, or
 raises ``MalformedFrame`` having changed nothing; the hash of a batch is the
@@ -43,6 +44,7 @@ from crdtmem.columns import (
     distances_of,
     pack_keys,
     unpack_keys,
+    unpack_rows,
 )
 from crdtmem.entries import (
     NO_METADATA,
@@ -407,6 +409,8 @@ def _segment(
     if not (type(space) is type(datatype) is int and 0 <= space < len(names)):
         raise ValueError("a segment is malformed")
     has_fields = fields is not None if known_fields is None else known_fields[datatype]
+    if type(values) is dict:
+        values = unpack_rows(values)
     if type(keys) is str:
         columns = [column for column in (values, superseded, fields) if type(column) is tuple]
         _check(bool(columns), "a segment")

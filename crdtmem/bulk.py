@@ -19,7 +19,8 @@ from itertools import count, repeat
 from operator import add, itemgetter, sub
 from typing import Any, Final
 
-from crdtmem.columns import COLUMN_FROM, Distances, as_column, as_distances
+from crdtmem.codec import pack
+from crdtmem.columns import COLUMN_FROM, Distances, as_column, as_distances, pack_rows
 from crdtmem.crdt.counter import advance
 from crdtmem.crdt.totals import TOTAL_LIMIT
 from crdtmem.entries import SEQUENCE_BITS, SEQUENCE_MASK, Siblings, Slot, Stamp, as_siblings
@@ -34,8 +35,6 @@ Undo = list[tuple[dict[Any, Slot], Any, "Slot | None"]]
 _BASELINE_LENGTH: Final = 4
 _COUNTED_UP: Final = {2}
 _value_of: Final = itemgetter(1)
-_birth_of: Final = itemgetter(0)
-_up_of: Final = itemgetter(1)
 
 
 def stage_puts(
@@ -121,21 +120,42 @@ def _as_own(distances: list[int] | None, dot: int) -> Distances[int] | None:
 
 
 def stage_counts(
-    overlay: Overlay, table: Table, run: CountRun, dot: int, stamp: Stamp, undo: Undo
-) -> tuple[list[tuple[int, ...]], Any]:
-    """Stage a run of increments from ``dot`` on; returns its totals and superseded dots.
+    overlay: Overlay,
+    table: Table,
+    run: CountRun,
+    dot: int,
+    stamp: Stamp,
+    undo: Undo,
+    *,
+    alone: bool,
+) -> tuple[list[Any], bytes, Any]:
+    """Stage a run of increments from ``dot`` on; returns its totals, packed, and superseded dots.
 
     Only for spaces that do not order trust: there at most one own total is live.
-    Raises ``LimitExceeded`` where a total would not fit; ``undo`` takes it back.
+    Raises ``LimitExceeded`` where a total would not fit; ``undo`` takes it back. A run
+    that is ``alone`` in its transaction, and fits, cannot be refused any more, and so
+    may leave ``undo`` as it is.
     """
     over, base = overlay.flat(table), table.slots
     if len(run.keys) >= COLUMN_FROM:
         counted = _count_bulk(over, base, run, dot)
-        if counted is not None and put_all(over, dot, run.keys, counted[0], stamp):
-            _journal(undo, over, run.keys)
-            if counted[1] is not None:
-                overlay.replaced.append((run.space, dot, counted[1]))
-            return counted
+        if counted is not None:
+            components, distances = counted
+            staged = list(zip(*components, strict=True))
+            if put_all(over, dot, run.keys, staged, stamp):
+                _journal(None if alone else undo, over, run.keys)
+                if distances is not None:
+                    overlay.replaced.append((run.space, dot, distances))
+                return staged, pack_rows(components), distances
+    totals, column = _count_singly(overlay, table, run, dot, stamp, undo)
+    return totals, pack(totals), as_column(column)
+
+
+def _count_singly(
+    overlay: Overlay, table: Table, run: CountRun, dot: int, stamp: Stamp, undo: Undo
+) -> tuple[list[tuple[int, ...]], list[Any]]:
+    """Stage increments one after the other."""
+    over, base = overlay.flat(table), table.slots
     over_get, base_get = over.get, base.get
     floor = dot & ~SEQUENCE_MASK
     removed = overlay.removed_of(run.space)
@@ -170,20 +190,20 @@ def stage_counts(
         totals.append(total)
         column.append(distance)
         dot += 1
-    return totals, as_column(column)
+    return totals, column
 
 
 def _count_bulk(
     over: dict[Any, Slot], base: dict[Any, Slot], run: CountRun, dot: int
-) -> tuple[list[tuple[int, ...]], Distances[int] | None] | None:
-    """Return totals and distances if all counters are new, or all hold one own total.
+) -> tuple[tuple[list[int], list[int]], Distances[int] | None] | None:
+    """Return the births and counts of totals, and distances, if it is a plain run.
 
-    Returns ``None`` for any other run: one that was ever counted down, or reset, or
-    would be counted too far.
+    It is if all counters are new, or each holds one own total; ``None`` for any
+    other run: one that was ever counted down, or reset, or would be counted too far.
     """
     keys, amounts = run.keys, run.values
     if is_fresh(over, base, keys):
-        return None if max(amounts) > TOTAL_LIMIT else (list(zip(repeat(0), amounts)), None)
+        return None if max(amounts) > TOTAL_LIMIT else (([0] * len(keys), amounts), None)
     if not over.keys().isdisjoint(keys):
         return None
     held: list[Any] = list(map(base.get, keys))
@@ -193,11 +213,11 @@ def _count_bulk(
     before = list(map(_value_of, held))
     if set(map(len, before)) != _COUNTED_UP:
         return None
-    totals = list(map(add, map(_up_of, before), amounts))
+    births, counts = zip(*before, strict=True)
+    totals = list(map(add, counts, amounts))
     if max(totals) > TOTAL_LIMIT:
         return None
-    births = map(add, map(_birth_of, before), distances)
-    return list(zip(births, totals, strict=True)), distances
+    return (list(map(add, births, distances)), totals), distances
 
 
 def as_column_item(superseded: tuple[int, ...], dot: int) -> Any:

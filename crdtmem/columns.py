@@ -8,7 +8,9 @@ Idea: keys that share a beginning are written as that beginning and one text,
 their rests joined by U+0000: one text to check, encode and decode, and the
 standard library splits it at memory speed. Distances that are all plain (0, or the
 writer's own dot so far back) are an ``array`` of the narrowest unsigned integers
-that hold them, and its little-endian bytes on the wire; numpy reads it as it is.
+that hold them, and its little-endian bytes on the wire; numpy reads it as it is. Values
+that are all tuples of one length, as running totals are, are written component by
+component.
 
 Invariants: what ``pack_keys`` encodes, ``unpack_keys`` gives back; a key that
 holds U+0000 is never joined with others; a column that is an ``array`` holds
@@ -32,7 +34,9 @@ __all__ = [
     "distance_bytes",
     "distances_of",
     "pack_keys",
+    "pack_rows",
     "unpack_keys",
+    "unpack_rows",
 ]
 
 COLUMN_FROM: Final = 8
@@ -41,6 +45,7 @@ COLUMN_FROM: Final = 8
 Distances = array
 """A column of plain distances."""
 
+_COMPONENTS: Final = "c"
 _SEPARATOR: Final = "\0"
 _PREFIX_LETTERS: Final = 1_024
 _SAMPLED: Final = 12
@@ -116,6 +121,22 @@ def unpack_keys(keys: Any) -> Sequence[str]:
     if not set(map(type, keys)) <= _STR_ONLY:
         raise ValueError("a column of keys is malformed")
     return keys
+
+
+# ---------------------------------------------------------------------- values
+
+
+def pack_rows(components: tuple[Sequence[int], ...]) -> bytes:
+    """Encode a column of tuples of integers, given their first components, their second, …"""
+    return pack({_COMPONENTS: components})
+
+
+def unpack_rows(values: dict[str, Any]) -> tuple[tuple[Any, ...], ...]:
+    """Return the tuples of a column that ``pack_rows`` encoded; raises ``ValueError``."""
+    components = values.get(_COMPONENTS)
+    if len(values) != 1 or type(components) is not tuple or set(map(type, components)) != {tuple}:
+        raise ValueError("a column of values is malformed")
+    return tuple(zip(*components, strict=True))
 
 
 # ---------------------------------------------------------------------- distances

@@ -117,10 +117,11 @@ class TransactionStage:
         """Stage a run of increments; raises ``LimitExceeded`` for a total that grows too large."""
         self.flush()
         table = self.overlay.state.table(run.space, run.datatype)
-        totals, column = stage_counts(
-            self.overlay, table, run, self.batch.dot, self.stamp, self._undo
+        alone = len(self.transaction.steps) == 1
+        totals, packed, column = stage_counts(
+            self.overlay, table, run, self.batch.dot, self.stamp, self._undo, alone=alone
         )
-        self._close_run(run, totals, pack(totals), column)
+        self._close_run(run, totals, packed, column)
 
     def _close_run(self, run: PutRun, values: list[Any], packed_values: bytes, column: Any) -> None:
         """Keep a staged run as a segment, in memory and in bytes."""
@@ -258,8 +259,9 @@ class TransactionStage:
             )
         )
         body = b"".join((head[:-1], array_header(len(self.parts)), *self.parts))
-        plain = len(self.transaction.steps) == 1 and type(self.transaction.steps[0]) is PutRun
-        # A lone run of writes was measured when it was sealed, and keeps no journal to undo it.
+        # A lone run was measured when it was sealed, and may keep no journal to undo it.
+        steps = self.transaction.steps
+        plain = len(steps) == 1 and isinstance(steps[0], PutRun) and not self._undo
         if not plain and (len(body) > limits.batch_bytes or count > limits.batch_deltas):
             raise LimitExceeded(
                 f"a transaction of {count} deltas and {len(body)} bytes; the "

@@ -21,10 +21,19 @@ from crdtmem.batch import (
     superseded_dots,
 )
 from crdtmem.codec import freeze, pack, unpack
-from crdtmem.columns import as_column, distance_bytes, distances_of, pack_keys, unpack_keys
+from crdtmem.columns import (
+    as_column,
+    distance_bytes,
+    distances_of,
+    pack_keys,
+    pack_rows,
+    unpack_keys,
+    unpack_rows,
+)
 from crdtmem.crdt import DATATYPES, NESTED
 from crdtmem.entries import pack_dot
 from crdtmem.errors import MalformedFrame
+from crdtmem.transaction import Transaction
 from tests.fuzz_batch import FINDINGS, check, corpus, mutated, reshaped
 from tests.kernel_node import SPACE, KernelNode, operation, puts, settle
 
@@ -199,6 +208,20 @@ def test_what_is_no_column_of_keys_is_refused(column: Any) -> None:
         unpack_keys(column)
 
 
+def test_a_run_of_totals_is_written_component_by_component() -> None:
+    node = KernelNode(7, "eu")
+    counting = Transaction()
+    for letter in "abcdefgh":
+        counting.count(SPACE, DATATYPES["counter"].code, letter, 3)
+    node.commit(counting)
+    part = unpack(node.log[0].data)[11][0][3][0]
+    assert part[4] == {"c": ((0,) * 8, (3,) * 8)}
+    (segment,) = decode_batch(node.log[0].data, known_fields=NESTED).segments
+    assert segment.values == ((0, 3),) * 8
+    again = unpack(pack_rows(([1, 2], [3, 4], [5, 6])))
+    assert unpack_rows(again) == ((1, 3, 5), (2, 4, 6))
+
+
 @given(st.integers(1, 8), st.binary(max_size=70))
 def test_distances_are_read_only_if_all_are_of_one_width(count: int, data: bytes) -> None:
     if len(data) / count in (1, 2, 4, 8):
@@ -292,6 +315,12 @@ BAD_PARTS: list[Any] = [
     (0, 1, ["k"], None, [1], b"\1\0\0", None),
     (0, 1, ["k"], None, [1], bytes(16), None),
     (0, 1, ["", ["k\0l"]], None, [1], None, None),
+    (0, 6, ["k"], None, {}, None, None),
+    (0, 6, ["k"], None, {"c": []}, None, None),
+    (0, 6, ["k"], None, {"c": [1]}, None, None),
+    (0, 6, ["k"], None, {"c": [[0], [1, 2]]}, None, None),
+    (0, 6, ["k"], None, {"c": [[0, 0], [1, 2]]}, None, None),
+    (0, 6, ["k"], None, {"c": [[0], [1]], "d": 1}, None, None),
     (0, 1, ["k"], None, [1], [[0]], None),
     (0, 1, ["k"], None, [1], [[9, 1]], None),
     (0, 1, ["k"], None, [1], ["x"], None),

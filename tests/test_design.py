@@ -91,6 +91,7 @@ def written() -> tuple[list[Any], Memory]:
             async with memory.transaction() as again:
                 for number in range(10):
                     again.space("team", "notes").put(f"city:{number}", -number)
+                    again.space("team", "notes").counter(f"hits:{number}").increment(number)
             await space.set("seen").remove("forum")
             await space.counter("visits").increment(2)
             await space.set_policy(Policy(resolver="majority"))
@@ -109,6 +110,8 @@ def read_batch(data: bytes) -> list[tuple[Any, ...]]:
     sequence = first
     for _, _, _, segments in transactions:
         for space, datatype, keys, fields, values, superseded, _ in segments:
+            if type(values) is dict:
+                values = [list(components) for components in zip(*values["c"], strict=True)]
             columns = [column for column in (values, superseded, fields) if type(column) is list]
             if type(keys) is list and len(keys) == 2 and type(keys[1]) is list:
                 keys = [keys[0] + rest for rest in keys[1][0].split("\0")]
@@ -191,6 +194,7 @@ def test_batches_and_the_digest_can_be_read_from_the_specification_alone() -> No
     assert held["city", 1] == (None, "Oslo")
     assert held["visits", 6][1][1:] == [5]
     assert [held[f"city:{number}", 1][1] for number in range(10)] == [-n for n in range(10)]
+    assert [held[f"hits:{number}", 6][1] for number in range(10)] == [[0, n] for n in range(10)]
     assert held["journal", 11][1] == {"a": [None, 2.5, b"\x00"], "b": 1}
     assert held["seen", 8] == (msgpack.packb(7), True)
     assert held[policy_key(notes), 1][1]["resolver"] == "majority"

@@ -186,9 +186,12 @@ class RunningTotals(FlatType):
     def leaves_behind(self, segment: Segment) -> bool:
         """Tell whether the segment holds a baseline."""
         longest, values = self.width + 1, segment.values or ()
-        if set(map(type, values)) == {tuple}:
-            return max(map(len, values)) > longest
-        # Other versions' values are joined as they come, whatever their shape.
+        try:
+            if max(map(len, values), default=0) <= longest:
+                return False
+        except TypeError:
+            # Other versions' values are joined as they come, whatever their shape.
+            values = [value for value in values if type(value) is tuple]
         return any(type(value) is tuple and len(value) > longest for value in values)
 
     def collect(self, view: WriteView, stable: Callable[[int], bool]) -> None:
