@@ -249,6 +249,18 @@ class Network:
                 if not silent:
                     self._enqueue(stream, None)
 
+    def break_streams(self, here: str, there: str) -> None:
+        """Break the open streams between two machines; each end hears of it at once."""
+        for stream in list(self.streams.values()):
+            if stream.open and (stream.owner_name, stream.peer_name) == (here, there):
+                other = stream.other
+                for end in (stream, other):
+                    if end.open:
+                        end.open = False
+                        self._ended(end)
+                        if end.owner.accepts:
+                            end.owner.lost(end)
+
     # ------------------------------------------------------------------ streams
 
     def connect(self, here: str, there: str, refused: Callable[[], None]) -> None:

@@ -242,6 +242,16 @@ class Machine:
         self._end(silent=silent)
         store.crash()
 
+    def crash_with(self, last: Callable[[], None]) -> None:
+        """Die at once; ``last`` is what the disk does about the write that is under way."""
+        store = self.store
+        if self.executor is None or store is None:
+            return
+        self.world.note("crash", self.name)
+        last()
+        self._end(silent=False)
+        store.crash()
+
     def _finish_write(self, executor: VirtualExecutor, store: MemoryStore) -> None:
         """Let the write that is under way reach the disk, though nobody will learn of it."""
         flight = executor.engine.replica.flight
