@@ -1,0 +1,121 @@
+"""What a fault is: drawn from a seed, struck, and lifted.
+
+Problem: some forty faults need the same few things: whom to strike, for how long, and
+a way back; and each must be plain data in a plan.
+
+Idea: a ``Fault`` has a name, a sentence, and two methods: ``draw`` returns its arguments
+as JSON-able data, ``apply`` strikes. One that lasts lifts itself after ``for_us``. What
+is struck is named by machine; a machine that a shrunk plan no longer has is passed over.
+
+Invariants: ``apply`` never fails on a world in any condition; all that a fault may
+leave behind is undone by ``heal_all`` (clocks excepted: nothing may rest on them); what
+is durable on one disk only is never destroyed, for no system survives that, see
+``is_held_elsewhere``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Any, ClassVar, Final
+
+from simulations.node import Machine
+from simulations.world import World
+
+__all__ = [
+    "Arguments",
+    "Fault",
+    "Lasting",
+    "Shape",
+    "is_held_elsewhere",
+    "machines_named",
+    "restart_later",
+]
+
+Arguments = Mapping[str, Any]
+
+_SHORTEST_US: Final = 50_000
+_TRIES: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a fault needs to know to be drawn: the machines by name, their regions, the time."""
+
+    machines: tuple[str, ...]
+    regions: Mapping[str, str]
+    safety_us: int
+
+    def duration_us(self, random: Random) -> int:
+        """Draw how long something lasts: mostly short, at most half of the safety phase."""
+        longest_us = max(_SHORTEST_US + 1, self.safety_us // 2)
+        return int(_SHORTEST_US * (longest_us / _SHORTEST_US) ** random.random())
+
+    def one(self, random: Random) -> str:
+        """Draw a machine."""
+        return random.choice(self.machines)
+
+    def some(self, random: Random) -> list[str]:
+        """Draw some machines, at least one; all but one at most, if there are two."""
+        most = max(1, len(self.machines) - 1)
+        return random.sample(self.machines, random.randint(1, most))
+
+
+class Fault(ABC):
+    """One kind of fault. ``kind`` groups them: network, clock, process, disk, system."""
+
+    name: ClassVar[str]
+    kind: ClassVar[str]
+    about: ClassVar[str]
+
+    @abstractmethod
+    def draw(self, random: Random, shape: Shape) -> dict[str, Any]:
+        """Draw the arguments of one such fault."""
+
+    @abstractmethod
+    def apply(self, world: World, arguments: Arguments) -> None:
+        """Strike."""
+
+
+class Lasting(Fault):
+    """A fault that lasts ``for_us``, and is then lifted."""
+
+    def apply(self, world: World, arguments: Arguments) -> None:
+        """Strike, and lift later."""
+        self.strike(world, arguments)
+        world.kernel.after(int(arguments["for_us"]), self.lift, world, arguments)
+
+    @abstractmethod
+    def strike(self, world: World, arguments: Arguments) -> None:
+        """Let it begin."""
+
+    @abstractmethod
+    def lift(self, world: World, arguments: Arguments) -> None:
+        """Let it end. Harmless where it has ended."""
+
+
+def machines_named(world: World, names: Any) -> list[Machine]:
+    """Return the machines of these names (or this name) that there are."""
+    listed = [names] if isinstance(names, str) else names
+    return [world.machines[name] for name in listed if name in world.machines]
+
+
+def restart_later(world: World, machine: Machine, after_us: int) -> None:
+    """Start a machine after a while; try again later if its disk does not let it."""
+    for attempt in range(_TRIES):
+        world.kernel.after(after_us << attempt, machine.start)
+
+
+def is_held_elsewhere(world: World, machine: Machine) -> bool:
+    """Tell whether all that a running machine has published is durable on others as well.
+
+    Only then may a fault take it away: of what a disk alone ever held, nothing is left
+    when it is gone, and nobody promised otherwise.
+    """
+    vectors = [other.engine.state.vector for other in world.up() if other is not machine]
+    return all(
+        any(vector.get(replica, 0) >= last for vector in vectors)
+        for replica, last in machine.engine.state.vector.items()
+    )

@@ -1,0 +1,234 @@
+"""Faults of whole systems: lost regions, long absence, old backups, clones, evictions.
+
+Problem: the mistakes that lose data in practice are made by people and platforms: a
+backup restored over a live store, a machine cloned with its identity, a node given up
+that comes back, an upgrade that stops half-way.
+
+Idea: each is done here as an operator or a platform would do it.
+
+Invariants: a store is only put back to what it was when others hold what that undoes;
+at the end every machine runs.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any, Final
+
+from crdtmem.store.memory import MemoryDisk
+from simulations.faults.base import (
+    Arguments,
+    Fault,
+    Shape,
+    is_held_elsewhere,
+    machines_named,
+    restart_later,
+)
+from simulations.node import Machine
+from simulations.operators import cut_log, evict
+from simulations.world import World
+
+__all__ = ["SYSTEM", "replace_disk"]
+
+_MOST_MACHINES: Final = 12
+
+
+class RegionLoss(Fault):
+    """A region that goes dark."""
+
+    name = "region_loss"
+    kind = "system"
+    about = "all machines of a region lose power at once, and come back much later"
+
+    def draw(self, random: Random, shape: Shape) -> dict[str, Any]:
+        """Draw which."""
+        region = shape.regions[shape.one(random)]
+        return {"region": region, "for_us": shape.duration_us(random)}
+
+    def apply(self, world: World, arguments: Arguments) -> None:
+        """Switch it off."""
+        for machine in list(world.machines.values()):
+            if machine.region == arguments["region"]:
+                machine.crash(silent=True)
+                restart_later(world, machine, int(arguments["for_us"]))
+
+
+class Absence(Fault):
+    """A machine that is away for long."""
+
+    name = "absence"
+    kind = "system"
+    about = "a machine is away while the others cut their logs: it needs a snapshot"
+
+    def draw(self, random: Random, shape: Shape) -> dict[str, Any]:
+        """Draw whose, for most of the time."""
+        for_us = int(shape.safety_us * random.uniform(0.4, 0.95))
+        return {"machine": shape.one(random), "for_us": for_us}
+
+    def apply(self, world: World, arguments: Arguments) -> None:
+        """Send it away, and let the others cut their logs before it returns."""
+        for_us = int(arguments["for_us"])
+        for machine in machines_named(world, arguments["machine"]):
+            machine.stop()
+            world.kernel.after(for_us * 9 // 10, self._cut_logs, world, machine)
+            restart_later(world, machine, for_us)
+
+    def _cut_logs(self, world: World, absent: Machine) -> None:
+        for machine in world.up():
+            if machine is not absent:
+                cut_log(machine)
+
+
+class RestoredBackup(Fault):
+    """A store that is put back to what it was."""
+
+    name = "restored_backup"
+    kind = "system"
+    about = "a store is copied, and the copy put back in its place some time later"
+
+    def draw(self, random: Random, shape: Shape) -> dict[str, Any]:
+        """Draw whose, how old it gets, and how long the machine is down."""
+        return {
+            "machine": shape.one(random),
+            "age_us": shape.duration_us(random),
+            "for_us": shape.duration_us(random) // 4,
+        }
+
+    def apply(self, world: World, arguments: Arguments) -> None:
+        """Copy it now, and put it back later."""
+        for machine in machines_named(world, arguments["machine"]):
+            backup = machine.device.disk.copy()
+            age_us = int(arguments["age_us"])
+            world.kernel.after(age_us, self._restore, world, machine, backup, arguments)
+
+    def _restore(
+        self, world: World, machine: Machine, backup: MemoryDisk, arguments: Arguments
+    ) -> None:
+        if not machine.up:
+            return
+        spare = is_held_elsewhere(world, machine)
+        machine.crash()
+        if spare:
+            machine.device.restore(backup)
+            world.sometimes("a backup restored")
+            world.harmed(machine, "restored")
+        restart_later(world, machine, int(arguments["for_us"]))
+
+
+class Clone(Fault):
+    """A machine that there is twice."""
+
+    name = "clone"
+    kind = "system"
+    about = "a store is copied to another machine, and both run"
+
+    def draw(self, random: Random, shape: Shape) -> dict[str, Any]:
+        """Draw whose."""
+        return {"machine": shape.one(random)}
+
+    def apply(self, world: World, arguments: Arguments) -> None:
+        """Copy it, and start the copy."""
+        for machine in machines_named(world, arguments["machine"]):
+            name = f"{machine.name}-copy"
+            if name in world.machines or len(world.machines) >= _MOST_MACHINES:
+                continue
+            copy = world.add(name, machine.region)
+            copy.peers = [machine.name, *machine.peers]
+            copy.device.restore(machine.device.disk.copy())
+            world.sometimes("a store cloned")
+            world.harmed(copy, "restored")
+            copy.start()
+
+
+class LostDisk(Fault):
+    """A machine that comes back with nothing."""
+
+    name = "lost_disk"
+    kind = "system"
+    about = "a machine comes back with an empty disk"
+
+    def draw(self, random: Random, shape: Shape) -> dict[str, Any]:
+        """Draw whose, and for how long it is down."""
+        return {"machine": shape.one(random), "for_us": shape.duration_us(random)}
+
+    def apply(self, world: World, arguments: Arguments) -> None:
+        """Take the disk away, if the others hold what is on it."""
+        for machine in machines_named(world, arguments["machine"]):
+            if machine.up:
+                spare = is_held_elsewhere(world, machine)
+                machine.crash()
+                # Without peers it would not come back, but found another cluster.
+                if spare and machine.peers:
+                    replace_disk(world, machine)
+            restart_later(world, machine, int(arguments["for_us"]))
+
+
+class Join(Fault):
+    """A new machine."""
+
+    name = "join"
+    kind = "system"
+    about = "a new machine joins the cluster"
+
+    def draw(self, random: Random, shape: Shape) -> dict[str, Any]:
+        """Draw where."""
+        return {"region": shape.regions[shape.one(random)], "knows": shape.some(random)}
+
+    def apply(self, world: World, arguments: Arguments) -> None:
+        """Add it, and start it."""
+        known = [machine.name for machine in machines_named(world, arguments["knows"])]
+        if known and len(world.machines) < _MOST_MACHINES:
+            machine = world.add(f"joined-{len(world.machines)}", str(arguments["region"]))
+            machine.peers = known
+            machine.start()
+
+
+class Evict(Fault):
+    """A member that is given up, and comes back."""
+
+    name = "evict"
+    kind = "system"
+    about = "a member is given up for good, running, cut off or dead, and comes back later"
+
+    def draw(self, random: Random, shape: Shape) -> dict[str, Any]:
+        """Draw who gives up whom, in what condition."""
+        return {
+            "machine": shape.one(random),
+            "by": shape.some(random),
+            "condition": random.choice(("running", "isolated", "down")),
+            "after_us": shape.duration_us(random) // 4,
+            "for_us": shape.duration_us(random),
+        }
+
+    def apply(self, world: World, arguments: Arguments) -> None:
+        """Bring it into its condition, and give it up a little later."""
+        for victim in machines_named(world, arguments["machine"]):
+            if not victim.up:
+                continue
+            replica = victim.engine.replica_id
+            after_us, for_us = int(arguments["after_us"]), int(arguments["for_us"])
+            if arguments["condition"] == "down":
+                victim.crash(silent=True)
+                restart_later(world, victim, after_us + for_us)
+            elif arguments["condition"] == "isolated":
+                others = [name for name in world.machines if name != victim.name]
+                world.network.cut([victim.name], others)
+                world.kernel.after(after_us + for_us, world.network.heal, [victim.name], others)
+            world.kernel.after(after_us, self._evict, world, victim.name, replica, arguments)
+
+    def _evict(self, world: World, victim: str, replica: int, arguments: Arguments) -> None:
+        for operator in machines_named(world, arguments["by"]):
+            if operator.name != victim and operator.up and not operator.paused:
+                evict(operator, replica)
+
+
+def replace_disk(world: World, machine: Machine) -> None:
+    """Put an empty disk into a machine that is down."""
+    machine.device.disk = MemoryDisk(inode=machine.device.disk.inode + 1_000_000)
+    world.sometimes("a disk replaced by an empty one")
+    world.harmed(machine, "lost disk")
+
+
+SYSTEM: Final[tuple[Fault, ...]] = (
+    RegionLoss(), Absence(), RestoredBackup(), Clone(), LostDisk(), Join(), Evict(),
+)  # fmt: skip

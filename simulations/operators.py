@@ -1,0 +1,55 @@
+"""What operators do to the nodes of a world, as the command line would do it.
+
+Problem: evictions, checkpoints and the like are asked for by people, in any condition
+of the node they ask.
+
+Idea: one function per command, over a ``Machine``; each enters the node as any other
+work does, so that a crash may fall into it.
+
+Invariants: what a node refuses is returned, not raised: operators live with that.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from crdtmem.checkpointing import Checkpointer
+from crdtmem.errors import CrdtmemError, Overloaded
+from simulations.node import Machine
+
+__all__ = ["cut_log", "evict"]
+
+
+def evict(machine: Machine, replica: int, *, forced: bool = False) -> CrdtmemError | None:
+    """Give up a member for good, as ``crdtmem evict`` does on a machine; returns why not."""
+    executor = machine.executor
+    if executor is None:
+        return Overloaded("the node is down")
+    refused: list[CrdtmemError] = []
+
+    def ask() -> None:
+        try:
+            executor.check_open()
+            executor.apply(executor.engine.evict(replica, executor.now_us(), forced=forced))
+        except CrdtmemError as error:
+            refused.append(error)
+
+    machine.enter(ask)
+    machine.world.note("evict", machine.name, f"{replica:016x}", len(refused))
+    machine.world.sometimes("an eviction refused" if refused else "an eviction proposed")
+    return refused[0] if refused else None
+
+
+def cut_log(machine: Machine) -> None:
+    """Write a checkpoint and cut the whole sync log: who is away now will need a snapshot."""
+    executor = machine.executor
+    if executor is None or executor.broken is not None:
+        return
+    checkpointer = Checkpointer(executor, sync_log_bytes=0)
+    machine.enter(lambda: executor.start(checkpointer.checkpoint(), _ended))
+
+
+def _ended(_: Any, error: BaseException | None) -> None:
+    """Raise what is no ordinary end: one that the store does not take is written another time."""
+    if error is not None and not isinstance(error, CrdtmemError):
+        raise error
