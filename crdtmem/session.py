@@ -18,8 +18,8 @@ Terry et al., "Session Guarantees for Weakly Consistent Replicated Data".
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -39,14 +39,34 @@ _COUNTER = 6
 class OpenTransaction:
     """A transaction being built: its spaces' writes add steps instead of committing.
 
-    After ``async with`` has ended without an exception, ``committed`` holds the
-    outcome.
+    When its ``async with`` block ends it commits, and ``committed`` holds the
+    outcome; an exception inside the block abandons it.
     """
 
-    def __init__(self, backend: Backend, transaction: Transaction) -> None:
+    __slots__ = ("_backend", "_commit", "committed", "transaction")
+
+    def __init__(
+        self,
+        backend: Backend,
+        transaction: Transaction,
+        commit: Callable[[Transaction], Awaitable[Committed]],
+    ) -> None:
         self._backend = backend
+        self._commit = commit
         self.transaction = transaction
         self.committed: Committed | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.committed = await self._commit(self.transaction)
 
     def space(self, *labels: str) -> Space[None]:
         """Return a space whose writes become steps of this transaction."""
@@ -89,17 +109,12 @@ class Session:
         fields = {name: getattr(self.options, name) for name in WriteOptions.__slots__}
         return Session(self._backend, WriteOptions(**{**fields, **changes}))
 
-    @asynccontextmanager
-    async def transaction(
-        self, *, operation_id: bytes | None = None
-    ) -> AsyncIterator[OpenTransaction]:
+    def transaction(self, *, operation_id: bytes | None = None) -> OpenTransaction:
         """Build a transaction in an ``async with`` block; it commits when the block ends.
 
         An exception inside the block abandons it: nothing was changed.
         """
-        opened = OpenTransaction(self._backend, self._new(operation_id))
-        yield opened
-        opened.committed = await self.commit(opened.transaction)
+        return OpenTransaction(self._backend, self._new(operation_id), self.commit)
 
     async def commit(self, transaction: Transaction) -> Committed:
         """Commit a transaction that was built by hand."""
