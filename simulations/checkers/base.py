@@ -1,0 +1,67 @@
+"""What a checker is: a watcher that knows the truth, and speaks up when it is broken.
+
+Problem: a promise that is checked only at the end of a run is broken silently in the
+middle, and one that is checked in full at every step makes ten thousand runs impossible.
+
+Idea: a ``Checker`` is told what happens and asks the ``History`` what should be. It works
+per batch that is published; what needs a whole state is done at ``finished``, after
+each start, and at a few moments drawn from the seed (``is_drawn``).
+
+Invariants: a checker changes nothing in the world, and draws its moments from a stream of
+its own, so that leaving one out changes no run; it raises at the first offence, with the
+machine, the time and enough of the evidence to begin with.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final
+
+from simulations.errors import LivenessViolation, SafetyViolation
+from simulations.history import History
+from simulations.node import Machine
+from simulations.world import SECOND, Watcher, World
+
+__all__ = ["Checker", "is_quiet"]
+
+_LOOKS: Final = 0.02
+
+
+class Checker(Watcher):
+    """Watches one promise; ``name`` is its key in the table, ``about`` the promise."""
+
+    name: ClassVar[str]
+    about: ClassVar[str]
+
+    def __init__(self, world: World, history: History) -> None:
+        self.world = world
+        self.history = history
+        self._random = world.kernel.random(f"checker/{self.name}")
+
+    def is_drawn(self, probability: float = _LOOKS) -> bool:
+        """Draw whether this is one of the few moments to look at everything."""
+        return self._random.random() < probability
+
+    def fail(self, message: str, machine: Machine | str = "") -> SafetyViolation:
+        """Return the violation to raise: what happened that never may."""
+        return SafetyViolation(self.name, self._told(message, machine))
+
+    def late(self, message: str, machine: Machine | str = "") -> LivenessViolation:
+        """Return the violation to raise: what must happen and did not."""
+        return LivenessViolation(self.name, self._told(message, machine))
+
+    def _told(self, message: str, machine: Machine | str) -> str:
+        where = machine if isinstance(machine, str) else machine.name
+        place = f" on {where}" if where else ""
+        return f"at {self.world.kernel.elapsed_us / SECOND:.6f} s{place}: {message}"
+
+
+def is_quiet(machine: Machine) -> bool:
+    """Tell whether log and state of a machine agree now: nothing is out, nothing broken."""
+    executor = machine.executor
+    return (
+        executor is not None
+        and machine.storing == 0
+        and executor.broken is None
+        and executor.defect is None
+        and executor.engine.replica.flight is None
+    )
