@@ -1,0 +1,163 @@
+"""Campaigns: many seeds over all cores, and what they came to.
+
+Problem: one seed says little; ten thousand take long, on more than one core, and whoever
+waits wants to see how far it is. A campaign that passes has to show that it went where
+trouble is: that no fault, and none of the rare paths, was left out by chance.
+
+Idea: seeds are handed out in small portions to worker processes. Each returns outcomes,
+which are only counted unless they are failures. With ``twice``, every plan is run twice
+in its worker, and unequal hashes are a failure of their own. At the end stands a summary.
+
+Invariants: the summary of the same seeds is the same, times aside, however many processes
+ran them; a worker that dies fails the seeds that it had.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from simulations.runner import Outcome, run
+from simulations.sometimes import missed
+from simulations.swarm import draw_plan
+
+__all__ = ["Summary", "run_campaign", "run_seed"]
+
+_PORTION: Final = 4
+_WORKER_SEEDS: Final = 400
+"""After so many seeds a worker is replaced: whatever it had gathered is gone."""
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a campaign came to; ``failures`` are whole outcomes, ``sometimes`` are counts."""
+
+    first: int
+    last: int
+    runs: int = 0
+    failures: list[Outcome] = field(default_factory=list)
+    simulated_us: int = 0
+    wall_seconds: float = 0.0
+    events: int = 0
+    bytes: int = 0
+    slowest_converged_us: int = 0
+    twice: bool = False
+    sometimes: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    alarms: Counter[str] = field(default_factory=Counter)
+    calls: Counter[str] = field(default_factory=Counter)
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one more run in."""
+        self.runs += 1
+        if not outcome.passed:
+            self.failures.append(outcome)
+        self.simulated_us += outcome.simulated_us
+        self.events += outcome.events
+        self.bytes += outcome.bytes
+        self.slowest_converged_us = max(self.slowest_converged_us, outcome.converged_us)
+        self.sometimes.update(outcome.reached)
+        self.faults.update(outcome.injected)
+        self.alarms.update(outcome.alarms)
+        self.calls.update(outcome.calls)
+
+    @property
+    def never(self) -> list[str]:
+        """The rare paths that this many runs must have reached, and did not."""
+        return missed(self.runs, self.sometimes, self.faults)
+
+    @property
+    def exit_code(self) -> int:
+        """What a command ends with: the gravest failure's code, or that something was missed."""
+        if self.failures:
+            return min(outcome.exit_code for outcome in self.failures)
+        return 13 if self.never else 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain data, for ``--json``."""
+        return {
+            "seeds": [self.first, self.last],
+            "runs": self.runs,
+            "twice": self.twice,
+            "failures": [
+                {
+                    "seed": outcome.seed,
+                    "verdict": outcome.verdict,
+                    "checker": outcome.checker,
+                    "message": outcome.message,
+                    "repeat": repeat_command(outcome.seed),
+                }
+                for outcome in sorted(self.failures, key=lambda outcome: outcome.seed)
+            ],
+            "simulated_seconds": round(self.simulated_us / 1e6, 3),
+            "wall_seconds": round(self.wall_seconds, 3),
+            "events": self.events,
+            "bytes": self.bytes,
+            "slowest_convergence_seconds": round(self.slowest_converged_us / 1e6, 3),
+            "calls": dict(sorted(self.calls.items())),
+            "faults": dict(sorted(self.faults.items())),
+            "alarms": dict(sorted(self.alarms.items())),
+            "sometimes": dict(sorted(self.sometimes.items())),
+            "never": self.never,
+        }
+
+
+def repeat_command(seed: int) -> str:
+    """Return the one command that repeats a seed."""
+    return f"python -m simulations run --seed {seed}"
+
+
+def run_seed(seed: int, *, twice: bool = False) -> Outcome:
+    """Run the plan of one seed, or run it twice and compare."""
+    plan = draw_plan(seed)
+    outcome = run(plan)
+    if twice:
+        again = run(draw_plan(seed))
+        if outcome.trace_hash != again.trace_hash and outcome.passed:
+            outcome.verdict, outcome.checker = "crash", "determinism"
+            outcome.message = f"two runs, two traces: {outcome.trace_hash}, {again.trace_hash}"
+    return outcome
+
+
+def _run_portion(task: tuple[tuple[int, ...], bool]) -> list[Outcome]:
+    seeds, twice = task
+    return [run_seed(seed, twice=twice) for seed in seeds]
+
+
+def run_campaign(
+    seeds: range,
+    *,
+    jobs: int | None = None,
+    twice: bool = False,
+    progress: Callable[[Summary], None] | None = None,
+) -> Summary:
+    """Run many seeds; ``progress`` is told after every few. ``jobs``: all cores by default."""
+    summary = Summary(seeds.start, seeds.stop - 1, twice=twice)
+    began_s = time.monotonic()
+    jobs = max(1, min(jobs or os.cpu_count() or 1, len(seeds)))
+    portions = [(tuple(seeds[at : at + _PORTION]), twice) for at in range(0, len(seeds), _PORTION)]
+    for outcomes in _carried_out(portions, jobs):
+        for outcome in outcomes:
+            summary.add(outcome)
+        summary.wall_seconds = time.monotonic() - began_s
+        if progress is not None:
+            progress(summary)
+    summary.wall_seconds = time.monotonic() - began_s
+    return summary
+
+
+def _carried_out(
+    portions: Iterable[tuple[tuple[int, ...], bool]], jobs: int
+) -> Iterator[list[Outcome]]:
+    if jobs == 1:
+        yield from map(_run_portion, portions)
+        return
+    # Fresh interpreters: a worker owes nothing to what its parent has imported or held open.
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(jobs, maxtasksperchild=_WORKER_SEEDS // _PORTION) as pool:
+        yield from pool.imap_unordered(_run_portion, portions)

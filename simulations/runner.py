@@ -1,0 +1,231 @@
+"""Running a plan: build, found, let everything go wrong, heal, converge, judge.
+
+Problem: a run must end in one verdict that says what kind of thing went wrong, who found
+it, and what happened on the way, so that two runs of one plan can be compared.
+
+Idea: two phases, as TigerBeetle has them. In the *safety phase* clients work and faults
+strike; nothing false may ever be seen. Then the world *heals*: links are clean, disks
+work, all machines run; and in the *liveness phase* every caller must get an answer and
+all nodes must converge, within a bound. After that all checkers have the last word.
+
+Invariants: a plan that is run twice gives the same outcome, trace hash included; no
+exception leaves ``run`` but ``BadPlan``.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from simulations.client import Clients
+from simulations.errors import (
+    BadPlan,
+    LivenessViolation,
+    MachineFailed,
+    SafetyViolation,
+    Violation,
+)
+from simulations.faults import FAULTS, heal_all
+from simulations.history import History
+from simulations.interim import CHECKERS, WORKLOADS
+from simulations.plan import Plan, build_world
+from simulations.world import SECOND, World
+
+__all__ = ["FOUNDING_S", "Outcome", "Run", "run"]
+
+FOUNDING_S: Final = 120.0
+"""The longest that a healthy cluster may take until everybody may write."""
+
+_DETAILS: Final = 6_000
+_SETTLE_S: Final = 8.0
+"""After convergence, for what nodes do of themselves: collection, comparison, checkpoints."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a run came to. ``verdict`` is pass, safety, liveness or crash.
+
+    ``simulated_us`` and ``events`` are how long the world existed and how much happened in
+    it; ``converged_us`` how long it took after healing; ``bytes`` what was sent; ``reached``
+    the rare paths and ``injected`` the faults, counted; ``calls`` counts them by outcome.
+    """
+
+    seed: int
+    verdict: str = "pass"
+    checker: str = ""
+    message: str = ""
+    trace_hash: str = ""
+    simulated_us: int = 0
+    converged_us: int = 0
+    events: int = 0
+    bytes: int = 0
+    reached: dict[str, int] = field(default_factory=dict)
+    injected: dict[str, int] = field(default_factory=dict)
+    alarms: dict[str, int] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)
+    details: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing was wrong."""
+        return self.verdict == "pass"
+
+    @property
+    def exit_code(self) -> int:
+        """What a command that ran it ends with."""
+        kinds = {"safety": SafetyViolation, "liveness": LivenessViolation, "crash": MachineFailed}
+        return kinds[self.verdict].exit_code if self.verdict in kinds else 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return asdict(self)
+
+
+class Run:
+    """One run, which may also be taken phase by phase by those who want to look."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        checkers: Iterable[str] | None = None,
+        keep: bool = False,
+        mutate: Callable[[World], None] | None = None,
+    ) -> None:
+        plan.check({"fault": FAULTS, "workload": WORKLOADS, "checker": CHECKERS})
+        self.plan = plan
+        self.world = build_world(plan, keep=keep)
+        self.history = History(self.world)
+        self.clients = Clients(self.world, self.history)
+        names = list(checkers if checkers is not None else plan.checkers or CHECKERS)
+        self.checkers: list[Any] = [CHECKERS[name](self.world, self.history) for name in names]
+        self.world.watchers += self.checkers
+        if mutate is not None:
+            mutate(self.world)
+        self.converged_us = 0
+        self.injected: dict[str, int] = {}
+        self._base_us = 0
+
+    # ------------------------------------------------------------------ phases
+
+    def found(self) -> None:
+        """Start everything, and let it become one cluster."""
+        world = self.world
+        world.start()
+        world.run_until(
+            lambda: all(machine.up and machine.replica.writable for machine in world.up()),
+            "cluster in which everybody may write",
+            within_s=FOUNDING_S,
+        )
+        self._base_us = world.kernel.now_us
+
+    def schedule(self) -> None:
+        """Put all steps and faults on the heap, relative to now."""
+        kernel, plan = self.world.kernel, self.plan
+        for step in plan.steps:
+            kernel.at(self._base_us + step.at_us, self.clients.perform, step)
+        for injection in plan.injections:
+            kernel.at(self._base_us + injection.at_us, self._inject, injection)
+
+    def _inject(self, injection: Any) -> None:
+        self.injected[injection.fault] = self.injected.get(injection.fault, 0) + 1
+        self.world.note("fault", injection.fault)
+        FAULTS[injection.fault].apply(self.world, injection.arguments)
+
+    def safety(self, until_us: int | None = None) -> None:
+        """Let the safety phase pass, or its beginning."""
+        plan = self.plan
+        end_us = plan.safety_us if until_us is None else min(until_us, plan.safety_us)
+        self.world.kernel.run(self._base_us + end_us)
+
+    def liveness(self) -> None:
+        """Heal everything, and wait for answers and convergence."""
+        world = self.world
+        heal_all(world)
+        began_us = world.kernel.now_us
+        world.run_until(
+            self._is_quiet, "convergence", within_s=self.plan.liveness_us / SECOND, step_s=0.5
+        )
+        self.converged_us = world.kernel.now_us - began_us
+        world.run(_SETTLE_S)
+        world.run_until(self._is_quiet, "lasting convergence", within_s=_SETTLE_S * 4)
+        world.finished()
+
+    def _is_quiet(self) -> bool:
+        machines = self.world.machines.values()
+        return (
+            all(machine.up and machine.replica.writable for machine in machines)
+            and not self.history.waiting()
+            and self.world.converged()
+        )
+
+    # ------------------------------------------------------------------ verdict
+
+    def play(self) -> Outcome:
+        """Go through all phases; returns what came of it."""
+        return self.judge(self._play)
+
+    def _play(self) -> None:
+        self.found()
+        self.schedule()
+        self.safety()
+        self.liveness()
+
+    def judge(self, work: Callable[[], None]) -> Outcome:
+        """Do some of it, and turn what it raises into a verdict."""
+        outcome = Outcome(self.plan.seed)
+        try:
+            work()
+        except BadPlan:
+            raise
+        except Exception as fault:  # noqa: BLE001 - whatever it is, it is the verdict
+            _blame(outcome, fault)
+        self._fill(outcome)
+        return outcome
+
+    def _fill(self, outcome: Outcome) -> None:
+        world = self.world
+        outcome.trace_hash = world.trace.digest()
+        outcome.simulated_us = world.kernel.elapsed_us
+        outcome.converged_us = self.converged_us
+        outcome.events = world.kernel.events
+        outcome.bytes = world.network.sent_bytes
+        outcome.reached = dict(sorted(world.reached.items()))
+        outcome.injected = dict(sorted(self.injected.items()))
+        outcome.alarms = dict(sorted(world.alarms.items()))
+        for call in self.history.calls:
+            outcome.calls[call.outcome] = outcome.calls.get(call.outcome, 0) + 1
+
+
+def _blame(outcome: Outcome, fault: Exception) -> None:
+    """Say what an exception means. A checker may have spoken from within a machine."""
+    causes: list[BaseException] = [fault]
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    outcome.details = "".join(traceback.format_exception(fault))[-_DETAILS:]
+    for cause in causes:
+        if isinstance(cause, Violation):
+            is_safety = isinstance(cause, SafetyViolation)
+            outcome.verdict = "safety" if is_safety else "liveness"
+            outcome.checker, outcome.message = cause.checker, cause.message
+            return
+    outcome.verdict, outcome.checker = "crash", type(causes[-1]).__name__
+    outcome.message = f"{fault!s:.300}"
+    if len(causes) > 1:
+        outcome.message += f": {causes[-1]!r:.300}"
+
+
+def run(
+    plan: Plan,
+    *,
+    checkers: Iterable[str] | None = None,
+    keep: bool = False,
+    mutate: Callable[[World], None] | None = None,
+) -> Outcome:
+    """Run a plan; returns its verdict. ``mutate`` is given the world before it starts.
+
+    Raises ``BadPlan`` for a plan that names what there is not.
+    """
+    return Run(plan, checkers=checkers, keep=keep, mutate=mutate).play()
