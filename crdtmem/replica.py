@@ -306,8 +306,9 @@ class Replica(ReadSide):
         dot = pack_dot(self.identity.replica, first)
         staged = StagedTransaction(pending.ticket, transaction, results, dot, count)
         flight.local.append(staged)
-        if identity is not None:
-            # Known from staging on, so that two copies in one flight count once.
+        if identity is not None and count:
+            # Known from staging on, so that two copies in one flight count once. What changed
+            # nothing has no delta to be known by, and is simply done again.
             self.operations.learn(identity, dot, count)
         return True
 

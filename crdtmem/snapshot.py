@@ -160,7 +160,7 @@ def _header(body: Any) -> SnapshotHeader:
     order, physical_us = clock
     for identity, replica, sequence, count in operations:
         _check(type(identity) is bytes and _number(replica) > 0, "an operation id")
-        _check(_number(sequence) > 0 and _number(count) > 0, "an operation id")
+        _check(_number(sequence) > 0 and _number(count) >= 0, "an operation id")
     _check(all(type(reason) is str for _, reason in fenced), "a fence")
     _check(type(extra) is dict and set(map(type, extra)) <= _STR_ONLY, "the extra values")
     if digest is not None:
@@ -173,8 +173,9 @@ def _header(body: Any) -> SnapshotHeader:
         {_number(replica): VersionVector.from_flat(flat) for replica, flat in acknowledged},
         {_number(replica): _number(last) for replica, last in cuts},
         {_number(replica): reason for replica, reason in fenced},
+        # Earlier versions listed operations that had changed nothing, and so name no dot.
         [(identity, pack_dot(replica, sequence), count)
-         for identity, replica, sequence, count in operations],
+         for identity, replica, sequence, count in operations if count],
         digest,
         extra,
     )  # fmt: skip
