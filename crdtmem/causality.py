@@ -42,6 +42,7 @@ from crdtmem.errors import InvalidToken
 __all__ = ["Context", "DotRanges", "Observed", "VersionVector"]
 
 _TOKEN_LIMIT_BYTES: Final = 64 * 1024
+_INT_ONLY: Final = frozenset({int})
 
 
 class VersionVector(dict[int, int]):
@@ -101,12 +102,15 @@ class VersionVector(dict[int, int]):
     def from_flat(cls, numbers: Iterable[int]) -> VersionVector:
         """Rebuild from ``flat``; raises ``ValueError`` when it is no such list."""
         items = list(numbers)
-        if len(items) % 2 or not all(type(item) is int and item >= 0 for item in items):
+        if not items:
+            return cls()
+        # A set of types and the extremes: read for every acknowledgement.
+        if len(items) % 2 or set(map(type, items)) != _INT_ONLY or min(items) < 0:
             raise ValueError("a flat vector is pairs of replica and sequence")
         vector = cls(zip(items[::2], items[1::2], strict=True))
         if len(vector) * 2 != len(items) or 0 in vector.values():
             raise ValueError("a flat vector names each replica once, with a sequence above zero")
-        if any(replica >> 64 or sequence >> SEQUENCE_BITS for replica, sequence in vector.items()):
+        if max(items) >> 64 or max(vector.values()) >> SEQUENCE_BITS:
             raise ValueError("replica ids and sequences are below 2^64")
         return vector
 

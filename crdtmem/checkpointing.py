@@ -25,7 +25,8 @@ from crdtmem.causality import VersionVector
 from crdtmem.codec import pack, unpack
 from crdtmem.effects import Alarm
 from crdtmem.errors import CrdtmemError
-from crdtmem.executor import Executor, InStore, Procedure, Quiet
+from crdtmem.executor import Executor
+from crdtmem.procedures import InStore, Procedure, Quiet
 from crdtmem.snapshot import encode_chunks, encode_header
 from crdtmem.store import Store
 

@@ -10,7 +10,7 @@ the store and tell me (``run_in_store``), and write this down (``log``). ``runti
 plays them with asyncio and a thread; the simulator with a heap of events. One flight
 is out at a time; what arrives meanwhile queues in the engine and becomes the next: the
 slower the disk, the larger the group. What takes several turns is a *procedure*, a
-generator of steps (``InStore``, ``Pause``, ``Quiet``), for which the executor waits.
+generator of steps, for which the executor waits.
 
 Invariants: effects are carried out in list order; a commit that failed is read back
 from the reopened store before the engine goes on, so an ambiguous commit counts as
@@ -23,78 +23,29 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from functools import partial
 from inspect import GEN_RUNNING, getgeneratorstate
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from crdtmem.batch import Batch
 from crdtmem.effects import Alarm, Effect, Notify, Persist, ReadLog, Reply, SetTimer
 from crdtmem.engine import Engine
 from crdtmem.errors import Closed, CrdtmemError, Defect, StoreError
 from crdtmem.flight import Flight
+from crdtmem.procedures import Hold, InStore, Pause, Procedure, Step
 from crdtmem.store import BatchRecord, Store
 
 if TYPE_CHECKING:
     from crdtmem.checkpointing import Checkpointer
 
-__all__ = [
-    "Executor",
-    "Hold",
-    "InStore",
-    "Listener",
-    "Pause",
-    "Procedure",
-    "Quiet",
-    "Step",
-    "Timer",
-    "answer",
-    "write_flight",
-]
+__all__ = ["Executor", "Listener", "Timer", "answer", "write_flight"]
 
 _ALARMS_KEPT: Final = 1_000
 _REOPEN_US: Final = 50_000
 _REOPEN_MAXIMUM_US: Final = 5_000_000
 
-T = TypeVar("T")
 Done = Callable[[Any, BaseException | None], None]
-
-
-@dataclass(frozen=True, slots=True)
-class InStore:
-    """A step: do blocking work with the store; the procedure gets its result, or its error."""
-
-    work: Callable[[], Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """A step: let time pass."""
-
-    delay_us: int
-
-
-@dataclass(frozen=True, slots=True)
-class Quiet:
-    """A step: hold back new flights until none is out, so that log and state agree.
-
-    The procedure gets a ``Hold``, and gives it to ``Executor.release`` when it is done.
-    """
-
-
-Step = InStore | Pause | Quiet
-Procedure = Generator[Step, Any, T]
-"""What takes several turns: it yields steps, and is sent what comes of each."""
-
-
-class Hold:
-    """The right to have no flight out, from being granted until it is released."""
-
-    __slots__ = ("granted",)
-
-    def __init__(self, granted: Callable[[Hold], None]) -> None:
-        self.granted = granted
 
 
 class Timer(Protocol):
@@ -133,6 +84,7 @@ class Executor(ABC):
         self.linger_us = 0
         self._advancing = False
         self._timer: Timer | None = None
+        self._armed_us = 0
         self._flying = False
         self._holds: deque[Hold] = deque()
         self._holder: Hold | None = None
@@ -263,18 +215,39 @@ class Executor(ABC):
             self.stop_for(fault)
 
     def _arm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        """Let the timer fire at the next deadline, or before: it then looks again.
+
+        Deadlines are put off far more often than they are met, and a timer that is left
+        alone costs nothing.
+        """
         if self.closed or self.defect is not None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
             return
         deadline_us = self.engine.next_deadline_us()
-        if deadline_us is not None:
-            self._timer = self.after(max(1, deadline_us - self.now_us()), self._on_timer)
+        if deadline_us is None:
+            return
+        now_us = self.now_us()
+        if self._timer is not None:
+            # What is overdue by the clock, which may have been set forward, is done now.
+            if self._armed_us <= deadline_us > now_us:
+                return
+            self._timer.cancel()
+        self._armed_us = deadline_us
+        self._timer = self.after(max(1, deadline_us - now_us), self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
-        self.attempt(lambda: self.engine.handle_timeout(self.now_us()))
+        now_us = self.now_us()
+        self.attempt(lambda: self._due(now_us))
+
+    def _due(self, now_us: int) -> list[Effect]:
+        engine = self.engine
+        deadline_us = engine.next_deadline_us()
+        if deadline_us is None or now_us < deadline_us:
+            return []
+        return engine.handle_timeout(now_us)
 
     # ------------------------------------------------------------------ flights
 

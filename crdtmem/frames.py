@@ -93,11 +93,14 @@ class FrameReader:
         """
         if self._failed:
             raise MalformedFrame("the stream was malformed before")
-        buffer = self._buffer
-        buffer += data
-        start = 0
+        # Most pieces are whole frames, and are read where they lie.
+        buffer: bytes | bytearray = data
+        if self._buffer:
+            self._buffer += data
+            buffer = self._buffer
+        start, size = 0, len(buffer)
         try:
-            while len(buffer) - start >= HEADER_BYTES:
+            while size - start >= HEADER_BYTES:
                 length, checksum = _HEADER.unpack_from(buffer, start)
                 if length > self.limit_bytes:
                     raise FrameTooLarge(
@@ -105,7 +108,7 @@ class FrameReader:
                         hint="every node of a cluster needs the same limits.frame_bytes",
                     )
                 end = start + HEADER_BYTES + length
-                if len(buffer) < end:
+                if size < end:
                     break
                 payload = bytes(memoryview(buffer)[start + HEADER_BYTES : end])
                 if crc32(payload) != checksum:
@@ -116,7 +119,10 @@ class FrameReader:
                     yield message
         except (FrameTooLarge, MalformedFrame):
             self._failed = True
-            start = len(buffer)
+            start = size
             raise
         finally:
-            del buffer[:start]
+            if buffer is self._buffer:
+                del self._buffer[:start]
+            elif start < size:
+                self._buffer += data[start:]

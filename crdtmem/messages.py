@@ -206,6 +206,10 @@ class Batches(Message):
 
     batches: tuple[bytes, ...]
 
+    def body(self) -> tuple[Any, ...]:
+        """Return the list."""
+        return (self.batches,)
+
     @classmethod
     def parse(cls, parts: tuple[Any, ...]) -> Self:
         """Check the list; what is in a batch is checked when it is decoded."""

@@ -28,8 +28,9 @@ from crdtmem.batch import Batch
 from crdtmem.effects import Alarm, Reply
 from crdtmem.engine import Engine
 from crdtmem.errors import Closed
-from crdtmem.executor import Done, Executor, Procedure, Timer, answer
+from crdtmem.executor import Done, Executor, Timer, answer
 from crdtmem.flight import Flight
+from crdtmem.procedures import Procedure
 from crdtmem.recovery import draw_replica_id
 from crdtmem.store import Store
 from crdtmem.wall import now_us

@@ -31,8 +31,9 @@ from crdtmem.crdt import NESTED, SHAPES
 from crdtmem.effects import Alarm, Effect, FindEvidence, Rederive, Retire
 from crdtmem.engine import Engine
 from crdtmem.errors import CrdtmemError, ReplicaHalted, StoreError
-from crdtmem.executor import Executor, InStore, Pause, Procedure, Quiet
+from crdtmem.executor import Executor
 from crdtmem.install import Assembler
+from crdtmem.procedures import InStore, Pause, Procedure, Quiet
 from crdtmem.recovery import open_engine, rederive
 from crdtmem.retirement import RETIRED, Retirement
 from crdtmem.store import LogRecord, Store

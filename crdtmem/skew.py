@@ -45,6 +45,10 @@ class SkewWatch:
         self.future_stamps: dict[int, int] = {}
         self._next_us = 0
 
+    def is_due(self, now_us: int) -> bool:
+        """Tell whether it is time to look again."""
+        return now_us >= self._next_us
+
     def look(self, offsets_us: Mapping[int, int], now_us: int) -> list[Effect]:
         """Judge the clocks by each peer's offset to ours, in microseconds; at most each second."""
         if now_us < self._next_us:

@@ -60,6 +60,8 @@ class Outflow:
 
     def pump(self, session: Session) -> list[Effect]:
         """Send what is queued as far as the credit goes, then read on in the log."""
+        if not session.outbox and not session.serving:
+            return []
         effects: list[Effect] = [*session.flush()]
         while session.serving and not session.outbox and session.reading is None:
             # One read of each replica in turn, so that none waits in the peer's inbox for long.

@@ -94,7 +94,7 @@ def test_no_input_of_the_machine_may_break_unnoticed(step: str) -> None:
         if step == "receive":
             runtime.attempt(lambda: engine.receive(1, b"", 0))
         elif step == "handle_timeout":
-            runtime._on_timer()
+            runtime.attempt(lambda: engine.handle_timeout(0))
         else:
             runtime.apply([])
         await eventually(lambda: runtime.defect is not None, "defect")

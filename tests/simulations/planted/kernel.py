@@ -21,10 +21,11 @@ from crdtmem.effects import Effect, Reply
 from crdtmem.engine import Engine
 from crdtmem.entries import EMPTY, Entry, Slot, as_siblings
 from crdtmem.errors import CrdtmemError, StoreError
-from crdtmem.executor import Executor, InStore, Procedure, answer, write_flight
+from crdtmem.executor import Executor, answer, write_flight
 from crdtmem.expiry import ExpiryQueue
 from crdtmem.flight import Flight, LocalBatch
 from crdtmem.inbox import Inbox
+from crdtmem.procedures import InStore, Procedure
 from crdtmem.replica import Replica
 from crdtmem.retries import Retries
 from crdtmem.staged_view import StagedView
