@@ -1,0 +1,140 @@
+"""Worlds in which planted mutations are looked for: small, fast, and hostile in one way each.
+
+Problem: a swarm seed does a little of everything; to find one broken rule within a second, the
+world must do what the rule is about, much of it, to few keys.
+
+Idea: a ``Recipe`` is a swarm with most of its dice fixed: which workloads, which faults, how
+tight the limits. Everything else, every step and every fault, is drawn from the seed, through the
+simulator's own tables.
+
+Invariants: the same recipe and seed give the same plan, as long as the tables do not change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from simulations.faults import FAULTS, Shape
+from simulations.kernel import Kernel
+from simulations.plan import Injection, Place, Plan
+from simulations.regions import REGIONS
+from simulations.steps import Step
+from simulations.swarm import draw_plan
+from simulations.workloads import WORKLOADS
+
+__all__ = ["WORLDS", "Recipe"]
+
+_SECOND: Final = 1_000_000
+_CLIENTS: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How the plans of one kind are drawn; called with a seed it returns the seed's plan.
+
+    ``rate_per_s`` is that of each workload; ``strikes`` how many faults there are, drawn from
+    ``faults``, all of them within the safety phase of ``safety_s`` seconds.
+    """
+
+    workloads: tuple[str, ...]
+    faults: tuple[str, ...] = ()
+    strikes: int = 4
+    machines: int = 4
+    rate_per_s: float = 20.0
+    safety_s: float = 10.0
+    topology: str = "mesh"
+    config: Mapping[str, int] = field(default_factory=dict)
+
+    def __call__(self, seed: int) -> Plan:
+        """Return the plan of a seed."""
+        # Only its named generators are wanted; nothing ever happens in it.
+        kernel = Kernel(seed)
+        places = tuple(Place(name, name) for name in list(REGIONS)[: self.machines])
+        safety_us = int(self.safety_s * _SECOND)
+        shape = Shape(
+            tuple(place.name for place in places),
+            {place.name: place.region for place in places},
+            safety_us,
+        )
+        return Plan(
+            seed=seed,
+            machines=places,
+            topology=self.topology,
+            config=dict(self.config),
+            workloads=self.workloads,
+            steps=self._steps(kernel, safety_us),
+            injections=self._injections(kernel, shape),
+            safety_us=safety_us,
+        )
+
+    def _steps(self, kernel: Kernel, safety_us: int) -> tuple[Step, ...]:
+        found: list[Step] = []
+        for number, name in enumerate(self.workloads):
+            random = kernel.random(f"recipe/{name}")
+            drawn = WORKLOADS[name].steps(
+                random, _CLIENTS, self.machines, safety_us, self.rate_per_s
+            )
+            found += (replace(step, client=step.client + number * _CLIENTS) for step in drawn)
+        return tuple(sorted(found, key=lambda step: step.at_us))
+
+    def _injections(self, kernel: Kernel, shape: Shape) -> tuple[Injection, ...]:
+        random = kernel.random("recipe/faults")
+        found: list[Injection] = []
+        for number in range(self.strikes if self.faults else 0):
+            # Each kind of fault in its turn, so that a seed never goes without one.
+            name = self.faults[number % len(self.faults)]
+            at_us = int(random.random() * shape.safety_us * 0.8)
+            found.append(Injection(at_us, name, FAULTS[name].draw(random, shape)))
+        return tuple(sorted(found, key=lambda injection: injection.at_us))
+
+
+_APART: Final = ("split", "isolate", "one_way")
+_DATATYPES: Final = tuple(sorted(WORKLOADS))
+
+WORLDS: Final[dict[str, Callable[[int], Plan]]] = {
+    "swarm": draw_plan,
+    "calm": Recipe(_DATATYPES),
+    "apart": Recipe(_DATATYPES, _APART),
+    "crashes": Recipe(_DATATYPES, ("crash", "die", "split"), 6, config={"checkpoint_bytes": 4_000}),
+    "disks": Recipe(
+        _DATATYPES,
+        ("failing_disk", "ambiguous_sync", "torn_write", "crash"),
+        6,
+        config={"checkpoint_bytes": 4_000},
+    ),
+    "transfers": Recipe(
+        _DATATYPES,
+        ("absence", "crash", "split"),
+        3,
+        config={
+            "checkpoint_bytes": 2_000,
+            "sync_log_bytes": 0,
+            "sync.chunk_entries": 3,
+            "sync.turn_bytes": 500,
+        },
+    ),
+    "differences": Recipe(
+        _DATATYPES,
+        ("absence", "absence", "split"),
+        3,
+        config={"checkpoint_bytes": 2_000, "sync_log_bytes": 0, "sync.reconcile_from": 0},
+    ),
+    "identities": Recipe(_DATATYPES, ("restored_backup", "clone", "lost_tail"), 3),
+    "evictions": Recipe(_DATATYPES, ("evict", "join", "evict"), 3, machines=5),
+    "tight": Recipe(
+        _DATATYPES,
+        ("split", "reset", "delay"),
+        4,
+        rate_per_s=40.0,
+        config={
+            "limits.siblings": 2,
+            "limits.early_batches_per_peer": 3,
+            "limits.queue_transactions": 10,
+            "limits.waiters": 4,
+            "sync.credit_bytes": 1 << 17,
+        },
+    ),
+}
+"""Every kind of world by name."""
