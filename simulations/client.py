@@ -211,6 +211,11 @@ class Client:
             name = b"" if call.operation_id is None else call.operation_id
             self.world.kernel.after(pause_us, self._attempt, step, call.attempt + 1, name)
             return
+        if call.code == "not_covered":
+            # What it has seen is not coming: it was given up with whoever wrote it, or is far.
+            self.world.sometimes("a client began a new session")
+            self.context = VersionVector()
+            self.remembered.clear()
         self._step = None
         self.world.kernel.after(0, self._next)
 

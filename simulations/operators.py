@@ -16,8 +16,9 @@ from typing import Any
 from crdtmem.checkpointing import Checkpointer
 from crdtmem.errors import CrdtmemError, Overloaded
 from simulations.node import Machine
+from simulations.world import World
 
-__all__ = ["cut_log", "evict"]
+__all__ = ["cut_log", "evict", "evictions_pending", "finish_evictions"]
 
 
 def evict(machine: Machine, replica: int, *, forced: bool = False) -> CrdtmemError | None:
@@ -38,6 +39,38 @@ def evict(machine: Machine, replica: int, *, forced: bool = False) -> CrdtmemErr
     machine.world.note("evict", machine.name, f"{replica:016x}", len(refused))
     machine.world.sometimes("an eviction refused" if refused else "an eviction proposed")
     return refused[0] if refused else None
+
+
+def evictions_pending(world: World) -> bool:
+    """Tell whether somebody is being given up, and it is not over everywhere."""
+    for machine in world.up():
+        engine = machine.engine
+        evictions, settled = engine.membership.evictions, engine.epoch.settled.keys()
+        promised = {gone for word in evictions.promises.values() for gone in word.evicted}
+        if not {proposal.victim for proposal in evictions.proposals} | promised <= settled:
+            return True
+    return False
+
+
+def finish_evictions(world: World) -> None:
+    """Give up every member that nobody is any more, and whom it takes to end an eviction.
+
+    This is what the manual tells an operator to do when an eviction cannot be decided: the
+    ids of lost disks and old lives are members that will never promise anything. All of
+    them are forced, which is safe because it is done on one machine only: the first that is
+    not itself being given up.
+    """
+    living = {machine.engine.replica_id for machine in world.up()}
+    for machine in world.up():
+        engine = machine.engine
+        promises = engine.membership.evictions.promises.values()
+        if any(engine.replica_id in word.evicted for word in promises):
+            continue
+        wanted = {gone for word in promises for gone in word.evicted}
+        dead = engine.epoch.members - living
+        for victim in sorted((wanted | dead) - engine.epoch.settled.keys() - {engine.replica_id}):
+            evict(machine, victim, forced=True)
+        return
 
 
 def cut_log(machine: Machine) -> None:

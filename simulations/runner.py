@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from simulations.checkers import CHECKERS, watch
 from simulations.client import Clients
 from simulations.errors import (
     BadPlan,
@@ -29,8 +30,9 @@ from simulations.errors import (
 )
 from simulations.faults import FAULTS, heal_all
 from simulations.history import History
-from simulations.interim import CHECKERS, WORKLOADS
-from simulations.plan import Plan, build_world
+from simulations.operators import evictions_pending, finish_evictions
+from simulations.plan import Injection, Plan, build_world
+from simulations.workloads import WORKLOADS
 from simulations.world import SECOND, World
 
 __all__ = ["FOUNDING_S", "Outcome", "Run", "run"]
@@ -39,8 +41,18 @@ FOUNDING_S: Final = 120.0
 """The longest that a healthy cluster may take until everybody may write."""
 
 _DETAILS: Final = 6_000
+_PATIENCE_S: Final = 20.0
+"""How long nodes get to end an eviction by themselves, before an operator steps in."""
+
 _SETTLE_S: Final = 8.0
 """After convergence, for what nodes do of themselves: collection, comparison, checkpoints."""
+
+_EXIT_CODES: Final = {
+    "pass": 0,
+    "safety": SafetyViolation.exit_code,
+    "liveness": LivenessViolation.exit_code,
+    "crash": MachineFailed.exit_code,
+}
 
 
 @dataclass(slots=True)
@@ -75,8 +87,7 @@ class Outcome:
     @property
     def exit_code(self) -> int:
         """What a command that ran it ends with."""
-        kinds = {"safety": SafetyViolation, "liveness": LivenessViolation, "crash": MachineFailed}
-        return kinds[self.verdict].exit_code if self.verdict in kinds else 0
+        return _EXIT_CODES[self.verdict]
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain data."""
@@ -99,9 +110,8 @@ class Run:
         self.world = build_world(plan, keep=keep)
         self.history = History(self.world)
         self.clients = Clients(self.world, self.history)
-        names = list(checkers if checkers is not None else plan.checkers or CHECKERS)
-        self.checkers: list[Any] = [CHECKERS[name](self.world, self.history) for name in names]
-        self.world.watchers += self.checkers
+        names = checkers if checkers is not None else plan.checkers or None
+        self.checkers = watch(self.world, self.history, names)
         if mutate is not None:
             mutate(self.world)
         self.converged_us = 0
@@ -124,12 +134,11 @@ class Run:
     def schedule(self) -> None:
         """Put all steps and faults on the heap, relative to now."""
         kernel, plan = self.world.kernel, self.plan
-        for step in plan.steps:
-            kernel.at(self._base_us + step.at_us, self.clients.perform, step)
+        self.clients.schedule(plan.steps, self._base_us)
         for injection in plan.injections:
             kernel.at(self._base_us + injection.at_us, self._inject, injection)
 
-    def _inject(self, injection: Any) -> None:
+    def _inject(self, injection: Injection) -> None:
         self.injected[injection.fault] = self.injected.get(injection.fault, 0) + 1
         self.world.note("fault", injection.fault)
         FAULTS[injection.fault].apply(self.world, injection.arguments)
@@ -145,13 +154,24 @@ class Run:
         world = self.world
         heal_all(world)
         began_us = world.kernel.now_us
-        world.run_until(
-            self._is_quiet, "convergence", within_s=self.plan.liveness_us / SECOND, step_s=0.5
-        )
+        within_s = self.plan.liveness_us / SECOND
+        self._await(_PATIENCE_S, lambda: self._is_quiet() or evictions_pending(world))
+        if evictions_pending(world):
+            # Nodes may wait for somebody who is gone for good, and only people can know that.
+            self._await(_PATIENCE_S, lambda: not evictions_pending(world))
+            finish_evictions(world)
+        world.run_until(self._is_quiet, "convergence", within_s=within_s, step_s=0.5)
         self.converged_us = world.kernel.now_us - began_us
+        finish_evictions(world)
         world.run(_SETTLE_S)
         world.run_until(self._is_quiet, "lasting convergence", within_s=_SETTLE_S * 4)
         world.finished()
+
+    def _await(self, within_s: float, condition: Callable[[], bool]) -> None:
+        """Let time pass until something is so, or not."""
+        end_us = self.world.kernel.now_us + int(within_s * SECOND)
+        while self.world.kernel.now_us < end_us and not condition():
+            self.world.run(0.5)
 
     def _is_quiet(self) -> bool:
         machines = self.world.machines.values()

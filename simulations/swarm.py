@@ -21,11 +21,11 @@ from random import Random
 from typing import Any, Final
 
 from simulations.faults import FAULTS, Shape
-from simulations.interim import WORKLOADS
 from simulations.kernel import Kernel
 from simulations.plan import Injection, Place, Plan
 from simulations.regions import REGIONS
 from simulations.steps import Step
+from simulations.workloads import WORKLOADS
 
 __all__ = ["draw_plan"]
 
