@@ -84,11 +84,14 @@ class Engine:
 
     # ------------------------------------------------------------------ life
 
-    def start(self, now_us: int) -> list[Effect]:
-        """Begin: called once, after recovery. A node without peers founds its cluster."""
+    def start(self, now_us: int, *, found: bool = False) -> list[Effect]:
+        """Begin: called once, after recovery. A node without peers founds its cluster.
+
+        ``found`` says that an operator wants this one to, whatever its store remembers.
+        """
         news: list[Effect] = [*self.news]
         self.news = []
-        return news + self.membership.start(now_us)
+        return news + self.membership.start(now_us, found=found)
 
     def advance(self, now_us: int) -> list[Effect]:
         """Stage the next flight if there is work for one, or what is known is to be kept."""
@@ -186,6 +189,7 @@ class Engine:
         self.kept.note(now_us)
         effects = self.sync.published(flight.batches, now_us)
         effects += self.membership.published(system_changed, now_us)
+        effects += self.sync.part(now_us)
         for transaction in self.retries.due(self.replica.state):
             transaction.seal(self.limits)
             effects += self._settle(self.replica.submit(transaction, transaction, now_us))
@@ -222,8 +226,12 @@ class Engine:
         effects = self.replica.handle_timeout(now_us)
         effects += self.sync.handle_timeout(now_us)
         self.kept.handle_timeout(now_us)
-        if self.skew.is_due(now_us):
-            effects += self.skew.look(self.sync.clock_offsets_us(), now_us)
+        offsets_us = {
+            peer.replica: peer.clock_offset_us
+            for peer in self.sync.info()
+            if peer.clock_offset_us is not None
+        }
+        effects += self.skew.look(offsets_us, now_us)
         if len(self.durability):
             effects += self.durability.check(now_us)
         if self._collect_at_us is not None and self._collect_at_us <= now_us:
@@ -244,16 +252,14 @@ class Engine:
 
     def next_deadline_us(self) -> int | None:
         """Return when ``handle_timeout`` has something to do, or ``None``."""
-        next_us = self.sync.next_deadline_us()
-        for time_us in (
+        times = (
             self.replica.next_deadline_us(),
+            self.sync.next_deadline_us(),
             self.kept.next_deadline_us(),
-            self.durability.next_deadline_us() if len(self.durability) else None,
+            self.durability.next_deadline_us(),
             self._collect_at_us,
-        ):
-            if time_us is not None and (next_us is None or time_us < next_us):
-                next_us = time_us
-        return next_us
+        )
+        return min((time for time in times if time is not None), default=None)
 
     # ------------------------------------------------------------------ what sync needs: SyncHost
 
@@ -326,6 +332,7 @@ class Engine:
     def acknowledge(self, replica: int, vector: Mapping[int, int], now_us: int) -> list[Effect]:
         """Note that a replica has durably joined ``vector``."""
         effects = self.membership.acknowledge(replica, vector, now_us)
+        effects += self.sync.part(now_us)
         self.kept.note(now_us)
         return effects + (self.durability.check(now_us) if len(self.durability) else [])
 

@@ -88,8 +88,12 @@ class Membership:
 
     # ------------------------------------------------------------------ beginnings
 
-    def start(self, now_us: int) -> list[Effect]:
-        """Begin after recovery. Without peers, a replica that is no member founds."""
+    def start(self, now_us: int, *, found: bool = False) -> list[Effect]:
+        """Begin after recovery. Without peers, a replica that is no member founds.
+
+        With ``found`` it founds also where it has peers, or remembers members: of a
+        cluster that is gone but for backups one founds anew, and the others join it.
+        """
         state = self.replica.state
         self.epoch.refresh(state)
         self.evictions.refresh(state)
@@ -98,7 +102,12 @@ class Membership:
         self._must_react = True
         effects = self.react(now_us)
         if self.replica.writable:
+            if found:
+                words = "this store is a member already: nothing was founded"
+                effects.append(Alarm("not founded", words, {}))
             return [*effects, *self._give_up_former(now_us)]
+        if found and not self.epoch.is_member:
+            return [*effects, *self._found(now_us)]
         if self.node.peers:
             return effects
         others = self._others()
@@ -149,7 +158,9 @@ class Membership:
         """Admit ourselves: the first write of a cluster, which bears our id.
 
         A store that was copied or restored on its own founds one too; its former
-        ids are members of that, until we are one and ``_give_up_former``.
+        ids are members of that, until we are one and ``_give_up_former``. So are all
+        members of a cluster that is founded anew: what else is left of them, in other
+        backups, is to be joined before an operator gives them up.
         """
         operations = founding_operations(
             self.replica.identity,
@@ -168,7 +179,7 @@ class Membership:
         nothing is stable.
         """
         own = self.epoch.records.get(self.own)
-        if own is None or not own.is_founder:
+        if own is None or not own.is_founder or self._others():
             return []
         proposed = {proposal.victim for proposal in self.evictions.proposals}
         effects: list[Effect] = []

@@ -72,10 +72,13 @@ class Memory(MemoryFace):
         region: str = "local",
         node_name: str = "",
         limits: Limits = DEFAULT_LIMITS,
+        found: bool = False,
         tune_gc: bool = True,
     ) -> Memory:
         """Open a store and recover its replica; raises ``StoreError``s.
 
+        ``found`` makes a cluster of its own of what a backup of another cluster's node
+        holds; without it such a store waits for a member of that cluster to admit it.
         ``tune_gc`` lets the memory keep Python's cyclic collector, process-wide,
         from walking its state: see ``runtime.tune_garbage_collector``.
         """
@@ -88,7 +91,7 @@ class Memory(MemoryFace):
             raise
         memory = cls(Runtime(engine, store, tune_gc=tune_gc))
         memory.runtime.checkpointer = Checkpointer(memory.runtime)
-        memory.runtime.apply(engine.start(now_us()))
+        memory.runtime.apply(engine.start(now_us(), found=found))
         memory.runtime.checkpointer.note_written(0)
         return memory
 

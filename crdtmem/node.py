@@ -73,8 +73,11 @@ class Node:
         memory.services.after_restart.append(self.control.end_connections)
 
     @classmethod
-    async def start(cls, settings: Settings, *, tune_gc: bool = True) -> Node:
-        """Open the store, recover, and serve. Raises ``StoreError``s and ``ConfigError``."""
+    async def start(cls, settings: Settings, *, found: bool = False, tune_gc: bool = True) -> Node:
+        """Open the store, recover, and serve. Raises ``StoreError``s and ``ConfigError``.
+
+        ``found`` founds a cluster anew of what the store holds: see ``Engine.start``.
+        """
         store = open_store(settings.store)
         try:
             engine = open_engine(
@@ -99,7 +102,7 @@ class Node:
         try:
             await node.control.start()
             await node.peers.start()
-            runtime.apply(engine.start(now_us()))
+            runtime.apply(engine.start(now_us(), found=found))
             runtime.checkpointer.note_written(0)
         except BaseException:
             await node.stop()
@@ -150,8 +153,10 @@ def node_info(settings: Settings) -> NodeInfo:
     )
 
 
-async def _run(settings: Settings, announce: Callable[[dict[str, Any]], None]) -> None:
-    node = await Node.start(settings)
+async def _run(
+    settings: Settings, announce: Callable[[dict[str, Any]], None], *, found: bool
+) -> None:
+    node = await Node.start(settings, found=found)
     loop = asyncio.get_running_loop()
     for number in _STOP_SIGNALS:
         loop.add_signal_handler(number, node.stopping.set)
@@ -165,7 +170,7 @@ async def _run(settings: Settings, announce: Callable[[dict[str, Any]], None]) -
         raise node.runtime.defect
 
 
-def run_node(settings: Settings, *, as_json: bool = False) -> None:
+def run_node(settings: Settings, *, as_json: bool = False, found: bool = False) -> None:
     """Run a node until SIGTERM, SIGINT or the ``stop`` verb; prints when it is ready.
 
     The line is ``ready region=… replica=… listen=… control=… pid=…``, or one JSON
@@ -182,7 +187,7 @@ def run_node(settings: Settings, *, as_json: bool = False) -> None:
         sys.stdout.flush()
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_run(settings, announce))
+        runner.run(_run(settings, announce, found=found))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

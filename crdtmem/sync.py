@@ -52,7 +52,7 @@ from crdtmem.messages import (
     Refuse,
     Request,
 )
-from crdtmem.sync_greeting import duplicate_stream, judge, keeps_older
+from crdtmem.sync_greeting import Belonging, duplicate_stream, judge, keeps_older
 from crdtmem.sync_host import DEFAULT_SYNC, StoredBatch, SyncConfig, SyncHost
 from crdtmem.sync_inflow import FORKED, Inflow
 from crdtmem.sync_intake import Inbound
@@ -105,6 +105,7 @@ class Sync:
         self.inbound = Inbound(host, config, numbers)
         self.repair = Repair(host, config, self.outbound, numbers)
         self._fingerprint: tuple[bytes, bytes] | None = None
+        self._belonging = Belonging(host)
         self._handlers: dict[type[Message], Callable[[Session, Any, int], list[Effect]]] = {
             Batches: self._batches,
             Acknowledge: self._acknowledge,
@@ -172,14 +173,6 @@ class Sync:
     def info(self) -> list[SessionInfo]:
         """Return what is known of every peer that has introduced itself."""
         return [session.info() for session in self.sessions.values() if session.open]
-
-    def clock_offsets_us(self) -> dict[int, int]:
-        """Return how far the clock of each peer is ahead of ours, where that was measured."""
-        return {
-            session.replica: session.clock_offset_us
-            for session in self.sessions.values()
-            if session.hello is not None and session.clock_offset_us is not None
-        }
 
     def _handle(self, session: Session, message: Message, now_us: int) -> list[Effect]:
         kind = type(message)
@@ -272,6 +265,16 @@ class Sync:
         effects += self.repair.published()
         effects += self.outbound.published(batches, now_us)
         return effects + self._plan(now_us)
+
+    def part(self, now_us: int) -> list[Effect]:
+        """Close the streams to other clusters, once it has shown which one is ours.
+
+        Asked whenever that may have changed, before anything more is taken.
+        """
+        effects: list[Effect] = []
+        for session, error in self._belonging.strangers(self.sessions):
+            effects += self._close(session, error, now_us)
+        return effects
 
     def log_read(
         self, request: Any, result: Sequence[StoredBatch] | CrdtmemError, now_us: int
@@ -369,9 +372,6 @@ class Sync:
 
     def _plan(self, now_us: int) -> list[Effect]:
         """Ask for what is lacking and does not come by itself."""
-        if not self.requests.lacking and not self.host.newcomer:
-            self.requests.next_us = None
-            return []
         sessions = self.guide.heard(self.sessions.values())
         plan = self.requests.plan(sessions, self.inflow.arriving, self.host.take_through, now_us)
         effects: list[Effect] = [
@@ -426,12 +426,7 @@ class Sync:
         return [session.send(Pong(message.sent_us, now_us))]
 
     def _pong(self, session: Session, message: Pong, now_us: int) -> list[Effect]:
-        measured_us = max(0, now_us - message.sent_us)
-        before_us = session.round_trip_us
-        session.round_trip_us = (
-            measured_us if before_us is None else (7 * before_us + measured_us) // 8
-        )
-        session.clock_offset_us = message.clock_us - message.sent_us - measured_us // 2
+        session.measured(message.sent_us, message.clock_us, now_us)
         return []
 
     def handle_timeout(self, now_us: int) -> list[Effect]:
@@ -466,27 +461,20 @@ class Sync:
 
     def next_deadline_us(self) -> int | None:
         """Return when ``handle_timeout`` has something to do, or ``None``."""
-        config, never_us = self.config, 1 << 62
-        ping_us, digest_us, silence_us = config.ping_us, config.digest_us, config.silence_us
-        next_us = never_us
-        # Asked after every turn: compared one by one, without a list of all.
+        config = self.config
+        times: list[int] = []
         for session in self.sessions.values():
-            if session.hello is None:
-                next_us = min(next_us, session.connected_us + config.hello_us)
+            if not session.open:
+                times.append(session.connected_us + config.hello_us)
                 continue
-            if session.pinged_us + ping_us < next_us:
-                next_us = session.pinged_us + ping_us
-            if session.compared_us + digest_us < next_us:
-                next_us = session.compared_us + digest_us
-            if session.received_us + silence_us < next_us:
-                next_us = session.received_us + silence_us
-            due_us = session.acknowledge_due_us
-            if due_us is not None and due_us < next_us:
-                next_us = due_us
-        for part in (self.requests, self.inbound, self.outbound, self.repair):
-            if part.next_us is not None and part.next_us < next_us:
-                next_us = part.next_us
-        return None if next_us == never_us else next_us
+            times.append(session.pinged_us + config.ping_us)
+            times.append(session.compared_us + config.digest_us)
+            times.append(session.received_us + config.silence_us)
+            if session.acknowledge_due_us is not None:
+                times.append(session.acknowledge_due_us)
+        parts = (self.requests, self.inbound, self.outbound, self.repair)
+        times += [part.next_us for part in parts if part.next_us is not None]
+        return min(times, default=None)
 
 
 def _silent(what: str) -> RemoteError:

@@ -12,7 +12,8 @@ streams between one pair of processes both ends keep the same one.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from crdtmem.effects import Alarm, Effect
 from crdtmem.errors import ForkDetected, ProtocolMismatch, RemoteError, WrongCluster
@@ -20,7 +21,13 @@ from crdtmem.messages import Hello
 from crdtmem.sync_host import PROTOCOL_VERSIONS, SyncHost
 from crdtmem.sync_session import Session
 
-__all__ = ["DUPLICATE", "duplicate_stream", "judge", "keeps_older"]
+__all__ = [
+    "DUPLICATE",
+    "Belonging",
+    "duplicate_stream",
+    "judge",
+    "keeps_older",
+]
 
 DUPLICATE: Final = "duplicate_stream"
 """In ``details["reason"]`` of the error that closes the second stream to a peer."""
@@ -30,9 +37,8 @@ def judge(host: SyncHost, hello: Hello, mine: Hello) -> tuple[RemoteError | None
     """Return why a peer cannot be talked to (``None`` if it can), and what else to do."""
     if hello.cluster != mine.cluster:
         return _wrong_cluster(f"{hello.cluster!r}", f"{mine.cluster!r}"), []
-    if hello.cluster_id and host.cluster_id and hello.cluster_id != host.cluster_id:
-        theirs, ours = f"{hello.cluster_id:016x}", f"{host.cluster_id:016x}"
-        return _wrong_cluster(f"{hello.cluster!r} founded by {theirs}", f"by {ours}"), []
+    if _is_of_another(host, hello):
+        return _other_founder(host, hello), []
     lowest, highest = PROTOCOL_VERSIONS
     if min(highest, hello.versions[1]) < max(lowest, hello.versions[0]):
         return ProtocolMismatch(
@@ -48,6 +54,52 @@ def judge(host: SyncHost, hello: Hello, mine: Hello) -> tuple[RemoteError | None
             hint="one is a copy of the other's store, or a node configured as its own peer",
         ), [alarm]
     return _forked(host, hello)
+
+
+def _is_of_another(host: SyncHost, hello: Hello) -> bool:
+    """Tell whether a peer belongs to a cluster that is not ours, and cannot become ours.
+
+    A cluster that was founded anew, from a backup, holds what its predecessor's founder
+    wrote. A store restored from another backup names that predecessor, but is no member
+    of it any more: it has a former id, and has written nothing under its own.
+    """
+    mine, theirs = host.cluster_id, hello.cluster_id
+    if not mine or not theirs or mine == theirs:
+        return False
+    if host.newcomer:
+        return mine not in hello.vector and theirs not in host.state.vector
+    is_restored = bool(hello.predecessor) and not hello.vector.get(hello.replica, 0)
+    return not is_restored or theirs not in host.state.vector
+
+
+def _other_founder(host: SyncHost, hello: Hello) -> WrongCluster:
+    theirs, ours = f"{hello.cluster_id:016x}", f"{host.cluster_id:016x}"
+    return _wrong_cluster(f"{hello.cluster!r} founded by {theirs}", f"by {ours}")
+
+
+class Belonging:
+    """Which cluster is ours, as it shows, and who turns out to belong to another.
+
+    A newcomer may meet two clusters before it belongs to either; without this it
+    would merge them.
+    """
+
+    def __init__(self, host: SyncHost) -> None:
+        self._host = host
+        self._known: tuple[int, bool] | None = None
+
+    def strangers(self, sessions: Mapping[Any, Session]) -> list[tuple[Session, RemoteError]]:
+        """Return the sessions to be closed, and why, if what is known has changed."""
+        host = self._host
+        known = (host.cluster_id, host.newcomer)
+        if known == self._known:
+            return []
+        self._known = known
+        return [
+            (session, _other_founder(host, session.hello))
+            for session in sessions.values()
+            if session.hello is not None and _is_of_another(host, session.hello)
+        ]
 
 
 def _wrong_cluster(theirs: str, ours: str) -> WrongCluster:

@@ -101,6 +101,15 @@ class Session:
         """Return the effect that sends a message."""
         return Send(self.peer, encode_frame(message))
 
+    def measured(self, sent_us: int, clock_us: int, now_us: int) -> None:
+        """Take in an answer to a ping: when it was sent, and the peer's own clock."""
+        measured_us = max(0, now_us - sent_us)
+        before_us = self.round_trip_us
+        self.round_trip_us = (
+            measured_us if before_us is None else (7 * before_us + measured_us) // 8
+        )
+        self.clock_offset_us = clock_us - sent_us - measured_us // 2
+
     # ------------------------------------------------------------------ receiving
 
     def take_credit(self, size: int) -> None:

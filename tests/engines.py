@@ -80,7 +80,7 @@ class EngineNode:
     def id(self) -> int:
         return self.engine.replica_id
 
-    def start(self) -> EngineNode:
+    def start(self, *, found: bool = False) -> EngineNode:
         """Begin a life, from what the disk holds."""
         self.store = open_memory_store(self.disk)
         self.engine = open_engine(
@@ -91,7 +91,7 @@ class EngineNode:
             sync=self.sync_config,
         )
         self.alive = True
-        self.run(self.engine.start(self.world.now_us))
+        self.run(self.engine.start(self.world.now_us, found=found))
         return self
 
     def kill(self) -> None:

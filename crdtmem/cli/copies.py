@@ -52,7 +52,8 @@ def restore_command(backup: Path, store: Path, as_json: bool) -> None:
     """Make the new store file STORE from BACKUP, which is left as it is.
 
     The backup is verified first. The node that opens STORE takes a new replica id, and
-    fetches from its peers what was written since.
+    fetches from its peers what was written since. Where all nodes are restored, one of
+    them has to found the cluster anew: see `crdtmem node --help`, --found.
     """
     if store.exists():
         raise InvalidValue(f"{store} exists", hint="name a new file, or move the old store away")

@@ -29,11 +29,17 @@ __all__ = ["node_command"]
     metavar="NAME=VALUE",
     help="Any other setting, such as limits.key_bytes=512; repeatable.",
 )
+@click.option(
+    "--found",
+    is_flag=True,
+    help="Found the cluster anew of what this store holds: only where no member is left.",
+)
 @config_option
 @json_option
 def node_command(
     config_path: Path | None,
     as_json: bool,
+    found: bool,
     peers: tuple[str, ...],
     assigned: tuple[str, ...],
     **flags: Any,
@@ -43,6 +49,12 @@ def node_command(
     Prints one line when it is ready: region, replica, where it listens for peers and
     where its control socket is; with --json one object. Logs go to standard error.
     A second node on the same store or control socket is refused.
+
+    A cluster of which nothing is left but backups has no member who could admit the
+    restored nodes. Start one of them, once, with --found: it founds the cluster anew, and
+    the others, started as ever, join it with all that their backups hold. When they have,
+    give up the former members: `crdtmem evict --forced` for each that `crdtmem status`
+    still lists.
     """
     from crdtmem.node import run_node
 
@@ -58,4 +70,4 @@ def node_command(
         level=settings.log_level.upper(),
         format=f"%(asctime)s {settings.region}/{settings.node_name} %(levelname)s %(message)s",
     )
-    run_node(settings, as_json=as_json)
+    run_node(settings, as_json=as_json, found=found)
