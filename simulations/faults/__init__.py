@@ -16,7 +16,7 @@ from simulations.faults.network import NETWORK, clean_links
 from simulations.faults.system import SYSTEM, replace_disk
 from simulations.world import World
 
-__all__ = ["FAULTS", "Fault", "Lasting", "Shape", "heal_all"]
+__all__ = ["FAULTS", "Fault", "Lasting", "Shape", "clean_links", "heal_all"]
 
 FAULTS: Final[dict[str, Fault]] = {
     fault.name: fault for fault in (*NETWORK, *MACHINES, *DISKS, *SYSTEM)
