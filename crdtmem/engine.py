@@ -226,12 +226,8 @@ class Engine:
         effects = self.replica.handle_timeout(now_us)
         effects += self.sync.handle_timeout(now_us)
         self.kept.handle_timeout(now_us)
-        offsets_us = {
-            peer.replica: peer.clock_offset_us
-            for peer in self.sync.info()
-            if peer.clock_offset_us is not None
-        }
-        effects += self.skew.look(offsets_us, now_us)
+        if self.skew.is_due(now_us):
+            effects += self.skew.look(self.sync.clock_offsets_us(), now_us)
         if len(self.durability):
             effects += self.durability.check(now_us)
         if self._collect_at_us is not None and self._collect_at_us <= now_us:
@@ -252,14 +248,16 @@ class Engine:
 
     def next_deadline_us(self) -> int | None:
         """Return when ``handle_timeout`` has something to do, or ``None``."""
-        times = (
+        next_us = self.sync.next_deadline_us()
+        for time_us in (
             self.replica.next_deadline_us(),
-            self.sync.next_deadline_us(),
             self.kept.next_deadline_us(),
-            self.durability.next_deadline_us(),
+            self.durability.next_deadline_us() if len(self.durability) else None,
             self._collect_at_us,
-        )
-        return min((time for time in times if time is not None), default=None)
+        ):
+            if time_us is not None and (next_us is None or time_us < next_us):
+                next_us = time_us
+        return next_us
 
     # ------------------------------------------------------------------ what sync needs: SyncHost
 

@@ -174,6 +174,14 @@ class Sync:
         """Return what is known of every peer that has introduced itself."""
         return [session.info() for session in self.sessions.values() if session.open]
 
+    def clock_offsets_us(self) -> dict[int, int]:
+        """Return how far the clock of each peer is ahead of ours, where that was measured."""
+        return {
+            session.replica: session.clock_offset_us
+            for session in self.sessions.values()
+            if session.hello is not None and session.clock_offset_us is not None
+        }
+
     def _handle(self, session: Session, message: Message, now_us: int) -> list[Effect]:
         kind = type(message)
         if kind is Refuse:
@@ -372,6 +380,9 @@ class Sync:
 
     def _plan(self, now_us: int) -> list[Effect]:
         """Ask for what is lacking and does not come by itself."""
+        if not self.requests.lacking and not self.host.newcomer:
+            self.requests.next_us = None
+            return []
         sessions = self.guide.heard(self.sessions.values())
         plan = self.requests.plan(sessions, self.inflow.arriving, self.host.take_through, now_us)
         effects: list[Effect] = [
@@ -461,20 +472,27 @@ class Sync:
 
     def next_deadline_us(self) -> int | None:
         """Return when ``handle_timeout`` has something to do, or ``None``."""
-        config = self.config
-        times: list[int] = []
+        config, never_us = self.config, 1 << 62
+        ping_us, digest_us, silence_us = config.ping_us, config.digest_us, config.silence_us
+        next_us = never_us
+        # Asked after every turn: compared one by one, without a list of all.
         for session in self.sessions.values():
-            if not session.open:
-                times.append(session.connected_us + config.hello_us)
+            if session.hello is None:
+                next_us = min(next_us, session.connected_us + config.hello_us)
                 continue
-            times.append(session.pinged_us + config.ping_us)
-            times.append(session.compared_us + config.digest_us)
-            times.append(session.received_us + config.silence_us)
-            if session.acknowledge_due_us is not None:
-                times.append(session.acknowledge_due_us)
-        parts = (self.requests, self.inbound, self.outbound, self.repair)
-        times += [part.next_us for part in parts if part.next_us is not None]
-        return min(times, default=None)
+            if session.pinged_us + ping_us < next_us:
+                next_us = session.pinged_us + ping_us
+            if session.compared_us + digest_us < next_us:
+                next_us = session.compared_us + digest_us
+            if session.received_us + silence_us < next_us:
+                next_us = session.received_us + silence_us
+            due_us = session.acknowledge_due_us
+            if due_us is not None and due_us < next_us:
+                next_us = due_us
+        for part in (self.requests, self.inbound, self.outbound, self.repair):
+            if part.next_us is not None and part.next_us < next_us:
+                next_us = part.next_us
+        return None if next_us == never_us else next_us
 
 
 def _silent(what: str) -> RemoteError:
