@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import count
+from operator import itemgetter
 from typing import Final, Protocol
 from zlib import crc32
 
@@ -32,6 +33,7 @@ from simulations.trace import Trace
 __all__ = ["Endpoint", "Link", "Network", "Stream"]
 
 _RETRANSMIT_US: Final = 200_000
+_RETRANSMISSIONS: Final = 15
 _PIECE_BYTES: Final = 64 * 1024
 _REMEMBERED: Final = 8
 
@@ -116,15 +118,21 @@ class Link:
 
 
 class _Pipe:
-    """One direction of one stream."""
+    """One direction of one stream. Pieces are numbered: a cut may hold back one that was
+    sent before another that got through, and must not change their order.
+    """
 
-    __slots__ = ("arrived_us", "held", "link", "recent", "unread_bytes")
+    __slots__ = (
+        "arrived_us", "early", "held", "link", "next_in", "next_out", "recent", "unread_bytes",
+    )  # fmt: skip
 
     def __init__(self, link: Link) -> None:
         self.link = link
         self.arrived_us = 0
         self.unread_bytes = 0
-        self.held: deque[bytes | None] = deque()
+        self.next_out = self.next_in = 0
+        self.held: dict[int, bytes | None] = {}
+        self.early: dict[int, bytes | None] = {}
         self.recent: deque[bytes] = deque(maxlen=_REMEMBERED)
 
 
@@ -232,10 +240,10 @@ class Network:
             pipe = stream._pipe
             if not pipe.link.cut and pipe.link.streams:
                 del self._holding[stream.number]
-                held = list(pipe.held)
+                held = sorted(pipe.held.items(), key=itemgetter(0))
                 pipe.held.clear()
-                for data in held:
-                    self._schedule(stream, pipe, data)
+                for number, data in held:
+                    self._schedule(stream, pipe, number, data)
 
     def reset(self, name: str, *, silent: bool = False) -> None:
         """End all streams of a machine that crashed; ``silent``: as in a power cut.
@@ -296,33 +304,48 @@ class Network:
             self._enqueue(stream, data[begin : begin + _PIECE_BYTES])
 
     def _enqueue(self, stream: Stream, data: bytes | None) -> None:
-        pipe = stream._pipe
-        if pipe.held or pipe.link.cut or not pipe.link.streams:
-            self._hold(stream, data)
+        pipe, link = stream._pipe, stream._pipe.link
+        number = pipe.next_out
+        pipe.next_out = number + 1
+        if link.cut or not link.streams:
+            self._hold(stream, number, data)
         else:
-            self._schedule(stream, pipe, data)
+            self._schedule(stream, pipe, number, data)
 
-    def _hold(self, stream: Stream, data: bytes | None) -> None:
-        stream._pipe.held.append(data)
+    def _hold(self, stream: Stream, number: int, data: bytes | None) -> None:
+        stream._pipe.held[number] = data
         self._holding[stream.number] = stream
 
-    def _schedule(self, stream: Stream, pipe: _Pipe, data: bytes | None) -> None:
+    def _schedule(self, stream: Stream, pipe: _Pipe, number: int, data: bytes | None) -> None:
         now_us, link = self.kernel.now_us, pipe.link
         due_us = now_us + link.delay_us(now_us, len(data) if data else 40)
         if link.loss or link.burst:
-            while link.is_lost():
+            for _ in range(_RETRANSMISSIONS):
+                if not link.is_lost():
+                    break
                 due_us += _RETRANSMIT_US + link.latency_us
         if due_us < pipe.arrived_us:
             due_us = pipe.arrived_us
         pipe.arrived_us = due_us
-        self.kernel.at(due_us, self._arrive, stream, pipe, data)
+        self.kernel.at(due_us, self._arrive, stream, pipe, number, data)
 
-    def _arrive(self, stream: Stream, pipe: _Pipe, data: bytes | None) -> None:
+    def _arrive(self, stream: Stream, pipe: _Pipe, number: int, data: bytes | None) -> None:
         link = pipe.link
         if link.cut or not link.streams:
-            self._hold(stream, data)
+            self._hold(stream, number, data)
             return
-        other = stream.other
+        if number != pipe.next_in:
+            pipe.early[number] = data
+            return
+        pipe.next_in = number + 1
+        self._deliver(stream, pipe, data)
+        while pipe.early and pipe.next_in in pipe.early:
+            data = pipe.early.pop(pipe.next_in)
+            pipe.next_in += 1
+            self._deliver(stream, pipe, data)
+
+    def _deliver(self, stream: Stream, pipe: _Pipe, data: bytes | None) -> None:
+        link, other = pipe.link, stream.other
         if data is None:
             if other.open:
                 other.open = False

@@ -237,7 +237,9 @@ class Machine:
             return
         self.world.note("crash", self.name)
         flight = executor.engine.replica.flight
-        if self.storing and flight is not None and self.random.random() < 0.3:
+        # A flight that the disk refused is not on its way to the disk any more.
+        writing = self.storing and flight is not None and executor.broken is None
+        if writing and self.random.random() < 0.3:
             self._finish_write(executor, store)
         self._end(silent=silent)
         store.crash()
@@ -302,9 +304,12 @@ class Machine:
         if self.paused:
             self.paused = False
             self.world.note("resume", self.name)
+            executor = self.executor
             waiting, self._waiting = self._waiting, []
             for work in waiting:
-                self.enter(work)
+                # What was due in a life that has just ended is never done.
+                if self.executor is executor:
+                    self.enter(work)
 
     # ------------------------------------------------------------------ entering
 
@@ -401,9 +406,9 @@ class Machine:
         if executor is None:
             return
         executor.attempt(lambda: executor.engine.disconnected(stream.number, executor.now_us()))
-        for peer in self.peers:
-            if self.executor is executor and not self._has_stream(peer):
-                self._dial_later(peer)
+        peer = stream.peer_name
+        if self.executor is executor and peer in self.peers and not self._has_stream(peer):
+            self._dial_later(peer)
 
     def datagram(self, source: str, data: bytes) -> None:
         """A datagram came; nobody here speaks any."""
