@@ -116,7 +116,7 @@ class Run:
             mutate(self.world)
         self.converged_us = 0
         self.injected: dict[str, int] = {}
-        self._base_us = 0
+        self.base_us = 0
 
     # ------------------------------------------------------------------ phases
 
@@ -129,14 +129,14 @@ class Run:
             "cluster in which everybody may write",
             within_s=FOUNDING_S,
         )
-        self._base_us = world.kernel.now_us
+        self.base_us = world.kernel.now_us
 
     def schedule(self) -> None:
         """Put all steps and faults on the heap, relative to now."""
         kernel, plan = self.world.kernel, self.plan
-        self.clients.schedule(plan.steps, self._base_us)
+        self.clients.schedule(plan.steps, self.base_us)
         for injection in plan.injections:
-            kernel.at(self._base_us + injection.at_us, self._inject, injection)
+            kernel.at(self.base_us + injection.at_us, self._inject, injection)
 
     def _inject(self, injection: Injection) -> None:
         self.injected[injection.fault] = self.injected.get(injection.fault, 0) + 1
@@ -147,7 +147,7 @@ class Run:
         """Let the safety phase pass, or its beginning."""
         plan = self.plan
         end_us = plan.safety_us if until_us is None else min(until_us, plan.safety_us)
-        self.world.kernel.run(self._base_us + end_us)
+        self.world.kernel.run(self.base_us + end_us)
 
     def liveness(self) -> None:
         """Heal everything, and wait for answers and convergence."""
