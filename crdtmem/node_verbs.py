@@ -247,6 +247,8 @@ async def node_status(node: Node) -> dict[str, Any]:
             f"{member:016x}": engine.epoch.lag(member, VersionVector(state.vector))
             for member in sorted(engine.epoch.members - {replica.identity.replica})
         },
+        # Whether a crash of everyone would lose nothing of what is known of the others.
+        "acknowledgements_kept": not engine.epoch.has_news and replica.flight is None,
         "peers": node.peers.status(),
         "halted": replica.halted,
         "broken": _broken(node),
