@@ -27,10 +27,15 @@ _MOVES: Final = 0.1
 
 
 class Workload(ABC):
-    """One kind of load; ``name`` is its key in the table, ``about`` a sentence on it."""
+    """One kind of load; ``name`` is its key in the table, ``about`` a sentence on it.
+
+    ``needs`` names recordings that it replays, and is empty for most: only those draw the
+    same steps on every machine.
+    """
 
     name: ClassVar[str]
     about: ClassVar[str]
+    needs: ClassVar[str] = ""
 
     @abstractmethod
     def steps(
@@ -47,7 +52,7 @@ class Drawn(Workload):
     ) -> list[Step]:
         """Draw as many steps as fall into the time; each client begins at a machine of its own."""
         homes = [number % machines for number in range(clients)]
-        found = []
+        found: list[Step] = []
         for at_us in moments(random, duration_us, rate_per_s):
             client = random.randrange(clients)
             if random.random() < _MOVES:
