@@ -124,7 +124,7 @@ class _Search:
             at = 0
             while at < len(kept):
                 without = kept[:at] + kept[at + portion :]
-                if self._try(replace(self.best, **{name: make(without)})):
+                if self._try(_with(self.best, name, make(without))):
                     kept = without
                 else:
                     at += portion
@@ -136,7 +136,8 @@ class _Search:
             safety_us = max(_LEAST_US, int(self.best.safety_us / divisor))
             if self._try(_ended_at(self.best, safety_us)):
                 return
-        times = [item.at_us for item in (*self.best.steps, *self.best.injections)]
+        times = [step.at_us for step in self.best.steps]
+        times += [injection.at_us for injection in self.best.injections]
         self._try(_ended_at(self.best, max(times, default=0) + _LEAST_US))
 
     def _drop_machines(self) -> None:
@@ -146,15 +147,24 @@ class _Search:
 
     def _soften(self) -> None:
         """Make each fault milder, and each step smaller, one after another."""
-        for name, milder in (("injections", _milder), ("steps", _smaller)):
+        ways: dict[str, Callable[[Any], Iterator[Any]]] = {
+            "injections": _milder,
+            "steps": _smaller,
+        }
+        for name, milder in ways.items():
             for index in range(len(getattr(self.best, name))):
                 is_softer = True
                 while is_softer:
                     items: tuple[Any, ...] = getattr(self.best, name)
                     is_softer = any(
-                        self._try(replace(self.best, **{name: _changed(items, index, item)}))
+                        self._try(_with(self.best, name, _changed(items, index, item)))
                         for item in milder(items[index])
                     )
+
+
+def _with(plan: Plan, name: str, value: Any) -> Plan:
+    changed: dict[str, Any] = {name: value}
+    return replace(plan, **changed)
 
 
 def _changed(items: tuple[T, ...], index: int, item: T) -> tuple[T, ...]:
