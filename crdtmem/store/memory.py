@@ -116,7 +116,9 @@ class MemoryStore:
         boot = max(disk.state.boot, disk.mark.boot if disk.mark else 0) + 1
         seen = disk.mark.position.ordinal if disk.mark else 0
         disk.position = replace(disk.position, ordinal=max(disk.position.ordinal, seen))
-        source = f"{disk.inode}/{boot}".encode()
+        # Two opens never share a token, though an older content counts its boots again.
+        disk.opens += 1
+        source = f"{disk.inode}/{disk.opens}".encode()
         token = blake2b(source, digest_size=TOKEN_BYTES).digest()
         disk.state = BootState(boot=boot, token=token, fingerprint=here, owed=reason)
         disk.mark = Mark(0, boot, token, token, disk.position, disk.position.ordinal, clean=False)

@@ -82,9 +82,13 @@ class SavedCheckpoint:
 
 @dataclass(slots=True)
 class MemoryDisk:
-    """What survives a crash. ``inode`` is its place: a copy has another."""
+    """What survives a crash. ``inode`` is its place: a copy has another.
+
+    ``opens`` counts the opens for writing in that place, whatever content was put there.
+    """
 
     inode: int = field(default_factory=lambda: next(_IDENTITIES))
+    opens: int = 0
     records: list[LogRecord] = field(default_factory=list)
     metadata: dict[str, bytes] = field(default_factory=dict)
     floors: dict[int, tuple[int, int]] = field(default_factory=dict)

@@ -1,0 +1,55 @@
+"""How long a machine is driven: a little in every run, for a long time in the slow one.
+
+Problem: rule-based machines find more the longer they run, and nobody waits for a test
+that takes an hour.
+
+Idea: every machine is made into two test cases. The small one is derandomised, so that
+a run that was green stays green until the code changes; the deep one draws anew each
+time, is marked ``slow``, and prints what reproduces its failure. ``CRDTMEM_DEEP`` in the
+environment multiplies the number of its examples.
+
+Invariants: both cases run the same rules; nothing is skipped in either.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine
+
+__all__ = ["DEEP_TIMEOUT_S", "deep", "small"]
+
+DEEP_TIMEOUT_S = 3_600
+"""Wall-clock limit of one deep case, in seconds."""
+
+_COMMON: dict[str, Any] = {
+    "deadline": None,
+    "print_blob": True,
+    "suppress_health_check": list(HealthCheck),
+}
+
+
+def small(machine: type[RuleBasedStateMachine], *, examples: int, steps: int) -> Any:
+    """Return the test case of every run: few examples, always the same."""
+    return _case(machine, "small", examples, steps, derandomize=True, database=None)
+
+
+def deep(machine: type[RuleBasedStateMachine], *, examples: int, steps: int) -> Any:
+    """Return the test case of the slow run: many long examples, drawn anew each time."""
+    times = int(os.environ.get("CRDTMEM_DEEP", "1"))
+    case = _case(machine, "deep", examples * times, steps)
+    return pytest.mark.timeout(DEEP_TIMEOUT_S)(pytest.mark.slow(case))
+
+
+def _case(
+    machine: type[RuleBasedStateMachine], depth: str, examples: int, steps: int, **more: Any
+) -> Any:
+    case: Any = machine.TestCase
+    case.settings = settings(
+        max_examples=examples, stateful_step_count=steps, **{**_COMMON, **more}
+    )
+    # Hypothesis keeps one TestCase per machine: each depth gets a class of its own.
+    return type(f"Test{machine.__name__}_{depth}", (case,), {"settings": case.settings})
