@@ -52,7 +52,8 @@ class Trace:
             self._fold()
 
     def _fold(self) -> None:
-        self._hash.update(repr(self._block).encode())
+        # One by one, so that the hash does not depend on where a block ends.
+        self._hash.update("".join(map(repr, self._block)).encode())
         if self.kept is not None:
             self.kept.extend(self._block)
         self._block = []
