@@ -34,6 +34,7 @@ from crdtmem.store.memory import MemoryStore
 from crdtmem.sync_greeting import DUPLICATE
 from crdtmem.transaction import Transaction
 from simulations.clocks import Clock
+from simulations.dialects import Interpreter
 from simulations.disk import Device
 from simulations.errors import MachineFailed
 from simulations.kernel import Event
@@ -146,6 +147,9 @@ class Machine:
         self.storing = 0
         self.dies_after_effects: int | None = None
         self.failed_start: CrdtmemError | None = None
+        # Which versions of the protocol the program speaks: see ``dialects``.
+        self.speaks = (1, 1)
+        self._interpreters: dict[int, Interpreter] = {}
         self._streams: dict[int, Stream] = {}
         self._dialling: set[str] = set()
         self._pauses_us: dict[str, int] = {}
@@ -288,6 +292,7 @@ class Machine:
         self.dies_after_effects = None
         self.paused = False
         self._streams.clear()
+        self._interpreters.clear()
         self._dialling.clear()
         self._waiting.clear()
         self.world.network.reset(self.name, silent=silent)
@@ -372,6 +377,8 @@ class Machine:
             self._dialling.discard(stream.peer_name)
         self._pauses_us.pop(stream.peer_name, None)
         self._streams[stream.number] = stream
+        if self.speaks != (1, 1):
+            self._interpreters[stream.number] = Interpreter(self.speaks[0])
         executor = self.executor
         assert executor is not None
         self.enter(
@@ -391,7 +398,10 @@ class Machine:
 
     def _receive(self, number: int, data: bytes) -> None:
         executor = self.executor
-        if executor is not None:
+        interpreter = self._interpreters.get(number)
+        if interpreter is not None:
+            data = interpreter.incoming(data)
+        if executor is not None and data:
             engine = executor.engine
             executor.attempt(lambda: engine.receive(number, data, executor.now_us()))
 
@@ -402,6 +412,9 @@ class Machine:
     def _lost(self, stream: Stream) -> None:
         if self._streams.pop(stream.number, None) is None:
             return
+        interpreter = self._interpreters.pop(stream.number, None)
+        if interpreter is not None and interpreter.agreed:
+            self.world.sometimes(f"a stream of version {interpreter.agreed}, of two programs")
         executor = self.executor
         if executor is None:
             return
@@ -417,7 +430,8 @@ class Machine:
         stream = self._streams.get(effect.peer)
         if stream is None:
             return
-        stream.send(effect.frame)
+        interpreter = self._interpreters.get(effect.peer)
+        stream.send(effect.frame if interpreter is None else interpreter.outgoing(effect.frame))
         if stream.unread_bytes > self.world.config.buffer_bytes:
             self.world.sometimes("a stream dropped for what its peer left untaken")
             self._close(stream)

@@ -36,6 +36,10 @@ def heal_all(world: World) -> None:
         mend_disk(machine)
         machine.dies_after_effects = None
         machine.resume()
+        if machine.speaks[0] > 1:
+            # No cluster of two versions works if one refuses the other: that is put right.
+            machine.stop()
+            machine.speaks = (1, machine.speaks[1])
         machine.start()
         if not machine.up:
             if not machine.peers:

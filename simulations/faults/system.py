@@ -222,6 +222,36 @@ class Evict(Fault):
                 evict(operator, replica)
 
 
+class Upgrade(Fault):
+    """A cluster of two versions."""
+
+    name = "upgrade"
+    kind = "system"
+    about = "some machines are restarted, one after another, with the next version, or put back"
+
+    def draw(self, random: Random, shape: Shape) -> dict[str, Any]:
+        """Draw whose, how fast, and whether the next version still speaks the former one."""
+        return {
+            "machines": shape.some(random),
+            "every_us": shape.duration_us(random) // 2,
+            "down_us": shape.duration_us(random) // 8,
+            "speaks": random.choice(([1, 2], [1, 2], [1, 2], [2, 2], [1, 1])),
+        }
+
+    def apply(self, world: World, arguments: Arguments) -> None:
+        """Restart one after another."""
+        for number, machine in enumerate(machines_named(world, arguments["machines"])):
+            at_us = number * int(arguments["every_us"])
+            world.kernel.after(at_us, self._upgrade, world, machine, arguments)
+
+    def _upgrade(self, world: World, machine: Machine, arguments: Arguments) -> None:
+        lowest, highest = arguments["speaks"]
+        machine.stop()
+        machine.speaks = (lowest, highest)
+        world.note("upgrade", machine.name, number=highest)
+        restart_later(world, machine, int(arguments["down_us"]))
+
+
 def replace_disk(world: World, machine: Machine) -> None:
     """Put an empty disk into a machine that is down."""
     machine.device.disk = MemoryDisk(inode=machine.device.disk.inode + 1_000_000)
@@ -231,4 +261,5 @@ def replace_disk(world: World, machine: Machine) -> None:
 
 SYSTEM: Final[tuple[Fault, ...]] = (
     RegionLoss(), Absence(), RestoredBackup(), Clone(), LostDisk(), Join(), Evict(),
+    Upgrade(),
 )  # fmt: skip
