@@ -242,8 +242,11 @@ class Evictions:
         absent = (own.forced if own else _NOBODY) | ({victim} if forced else _NOBODY)
         if not _can_carry(epoch, evicted, absent):
             raise ConditionFailed(
-                f"without {_names(evicted)} the remaining members are no majority",
-                hint="only if they are gone for good: force it for each of them",
+                f"without {_names(evicted)} the remaining members are no majority of all, or no "
+                "majority of those whom all know: members admitted while another was away do "
+                "not count against it",
+                hint="what the gone had acknowledged may take ten seconds to spread: try again; "
+                "then, only if they are gone for good, force it for each of them",
             )
         return [proposal_operation(victim, self.own, forced=forced)]
 

@@ -19,7 +19,10 @@ and so another round.
 
 Survivors *carry* a set when they are a majority of the members that they name,
 and a majority of those whose admission nobody can be unaware of: else one side
-of a partition could admit its way to a majority. Members whose eviction is final
+of a partition could admit its way to a majority. The founder is known to everybody
+from the first, so a dead one is given up without force exactly by a majority of those
+whose admission it had acknowledged, itself included; it and one other cannot become a
+majority by admitting a third behind its back. Members whose eviction is final
 no longer count, nor do those whom an operator *forced*: that is what forcing
 means, and what it risks.
 

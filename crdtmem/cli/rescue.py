@@ -27,8 +27,10 @@ _RESCUE_MS = 86_400_000
 def evict_command(replica: str, forced: bool, as_json: bool, **where: Any) -> None:
     """Propose to give up the member REPLICA (16 hexadecimal digits) for good.
 
-    A majority of the members decides. If it lives, it goes on under a new id, and what
-    nobody else had joined of it is set aside in its own store: see `crdtmem rescue`.
+    A majority of the members decides, and a majority of those of whom everybody knows,
+    the evicted included: whoever was admitted while it was away does not count. If it
+    lives, it goes on under a new id, and what nobody else had joined of it is set aside in
+    its own store: see `crdtmem rescue`.
     """
     try:
         number = int(replica, 16)
