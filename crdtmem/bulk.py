@@ -15,7 +15,7 @@ writes cannot fail; a run of increments journals what it changes.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import count, repeat
+from itertools import count, islice, repeat
 from operator import add, itemgetter, sub
 from typing import Any, Final
 
@@ -33,7 +33,6 @@ __all__ = ["as_column_item", "stage_counts", "stage_puts"]
 
 Undo = list[tuple[dict[Any, Slot], Any, "Slot | None"]]
 _BASELINE_LENGTH: Final = 4
-_COUNTED_UP: Final = {2}
 _value_of: Final = itemgetter(1)
 
 
@@ -55,12 +54,13 @@ def stage_puts(
     keys = run.keys
     if len(keys) >= COLUMN_FROM and not policy.trust_ordered:
         if is_fresh(over, base, keys):
-            if put_all(over, dot, keys, run.values, stamp):
+            if put_all(over, count(dot), keys, run.values, stamp):
                 _journal(undo, over, keys)
                 return None
         else:
-            distances = _as_own(distances_over(over, base, dot, keys), dot)
-            if distances is not None and put_all(over, dot, keys, run.values, stamp):
+            dots = list(islice(count(dot), len(keys)))
+            distances = _as_own(distances_over(over, base, dots, keys), dot)
+            if distances is not None and put_all(over, dots, keys, run.values, stamp):
                 _journal(undo, over, keys)
                 overlay.replaced.append((run.space, dot, distances))
                 return distances
@@ -142,7 +142,7 @@ def stage_counts(
         if counted is not None:
             components, distances = counted
             staged = list(zip(*components, strict=True))
-            if put_all(over, dot, run.keys, staged, stamp):
+            if put_all(over, count(dot), run.keys, staged, stamp):
                 _journal(None if alone else undo, over, run.keys)
                 if distances is not None:
                     overlay.replaced.append((run.space, dot, distances))
@@ -207,13 +207,14 @@ def _count_bulk(
     if not over.keys().isdisjoint(keys):
         return None
     held: list[Any] = list(map(base.get, keys))
-    distances = _as_own(distances_to(dot, held), dot)
+    distances = _as_own(distances_to(count(dot), held), dot)
     if distances is None:
         return None
-    before = list(map(_value_of, held))
-    if set(map(len, before)) != _COUNTED_UP:
+    try:
+        births, counts = zip(*map(_value_of, held), strict=True)
+    except ValueError:
+        # Some total also counts down, or is none but a baseline.
         return None
-    births, counts = zip(*before, strict=True)
     totals = list(map(add, counts, amounts))
     if max(totals) > TOTAL_LIMIT:
         return None

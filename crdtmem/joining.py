@@ -18,7 +18,7 @@ bulk leaves the slots, and notes the removed dots, that the loop would have.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import count, repeat
+from itertools import count, islice, repeat
 from operator import itemgetter, sub
 from typing import Any, Final
 
@@ -45,35 +45,39 @@ def is_fresh(over: dict[Any, Slot], base: dict[Any, Slot], names: Iterable[Any])
 
 
 def distances_over(
-    over: dict[Any, Slot], base: dict[Any, Slot], first: int, names: Iterable[Any]
+    over: dict[Any, Slot], base: dict[Any, Slot], dots: Iterable[int], names: Iterable[Any]
 ) -> list[int] | None:
-    """Return how far before each delta, from ``first`` on, the one entry lies that it replaces.
+    """Return how far before each delta, named by its dot, the one entry lies that it replaces.
 
     Returns ``None`` when a name is staged already, or does not hold exactly one entry.
     """
     if over is not base and not over.keys().isdisjoint(names):
         return None
-    return distances_to(first, map(base.get, names))
+    return distances_to(dots, map(base.get, names))
 
 
-def distances_to(first: int, held: Iterable[Any]) -> list[int] | None:
-    """Return how far before deltas, from ``first`` on, the single entries lie that are held.
+def distances_to(dots: Iterable[int], held: Iterable[Any]) -> list[int] | None:
+    """Return how far before deltas, named by their dots, the single entries lie that are held.
 
     Returns ``None`` if any of what is held is nothing, or several entries.
     """
     try:
-        return list(map(sub, count(first), map(_dot_of, held)))
+        return list(map(sub, dots, map(_dot_of, held)))
     except (TypeError, IndexError):
         # Nothing and siblings have no dot in the first place: what has, is one entry.
         return None
 
 
 def put_all(
-    over: dict[Any, Slot], first: int, names: Sequence[Any], values: Sequence[Any], stamp: Stamp
+    over: dict[Any, Slot],
+    dots: Iterable[int],
+    names: Sequence[Any],
+    values: Sequence[Any],
+    stamp: Stamp,
 ) -> bool:
     """Put entries under names that ``over`` does not hold yet; ``False`` if one comes twice."""
     size = len(over)
-    over.update(zip(names, zip(count(first), values, repeat(stamp)), strict=False))
+    over.update(zip(names, zip(dots, values, repeat(stamp)), strict=False))
     if len(over) == size + len(names):
         return True
     for name in names:
@@ -94,17 +98,19 @@ def join_bulk(
         return False
     if superseded is None:
         fresh = is_fresh(over, base, names)
-        return fresh and put_all(over, first, names, values, segment.stamp)
+        return fresh and put_all(over, count(first), names, values, segment.stamp)
     if type(superseded) is not Distances:
         return False
-    if distances_over(over, base, first, names) != superseded.tolist():
+    # Wide integers cost as much to make as to look up: they are made once.
+    dots = list(islice(count(first), segment.count))
+    if distances_over(over, base, dots, names) != superseded.tolist():
         return False
     if over is not base:
-        return put_all(over, first, names, values, segment.stamp)
+        return put_all(over, dots, names, values, segment.stamp)
     if len(set(names)) < segment.count:
         # A name comes twice: the loop joins one after the other.
         return False
-    base.update(zip(names, zip(count(first), values, repeat(segment.stamp)), strict=False))
+    base.update(zip(names, zip(dots, values, repeat(segment.stamp)), strict=False))
     return True
 
 

@@ -22,7 +22,6 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
-from weakref import WeakSet
 
 from crdtmem.batch import Batch
 from crdtmem.effects import Alarm, Reply
@@ -40,6 +39,7 @@ __all__ = ["Runtime", "Subscription", "tune_garbage_collector"]
 T = TypeVar("T")
 _log = logging.getLogger("crdtmem")
 _FREEZE_EVERY_DELTAS: Final = 100_000
+_TICKETS_KEPT: Final = 1_000
 _FREEZE_IDLE_DELTAS: Final = 10_000
 _IDLE_S: Final = 0.05
 """So long after the last flight a runtime is idle."""
@@ -106,7 +106,8 @@ class Runtime(Executor):
 
     def __init__(self, engine: Engine, store: Store, *, tune_gc: bool = True) -> None:
         super().__init__(engine, store)
-        self._tickets: WeakSet[asyncio.Future[Any]] = WeakSet()
+        self._tickets: list[asyncio.Future[Any]] = []
+        self._tickets_kept = _TICKETS_KEPT
         self._tune_gc = tune_gc
         self._deltas_since_freeze = 0
         self._landed_at_s = 0.0
@@ -228,7 +229,11 @@ class Runtime(Executor):
     def ticket(self) -> asyncio.Future[Any]:
         """Return a future that is answered in any case, also when the machine breaks."""
         ticket: asyncio.Future[Any] = self._loop.create_future()
-        self._tickets.add(ticket)
+        self._tickets.append(ticket)
+        if len(self._tickets) > self._tickets_kept:
+            # Those that were answered are let go now and then, not one by one.
+            self._tickets = [waiting for waiting in self._tickets if not waiting.done()]
+            self._tickets_kept = _TICKETS_KEPT + 2 * len(self._tickets)
         return ticket
 
     def spawn(self, work: Any) -> None:

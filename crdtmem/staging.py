@@ -90,10 +90,12 @@ class TransactionStage:
 
     def _stamp(self, metadata: Metadata) -> Stamp:
         transaction = self.transaction
-        own = {name: item for name, item in metadata.items() if name != "e"}
-        rest = {**transaction.metadata, **own}
-        if transaction.operation_id:
-            rest["i"] = transaction.operation_id
+        rest = transaction.metadata
+        if metadata or transaction.operation_id:
+            rest = {**rest, **metadata}
+            rest.pop("e", None)
+            if transaction.operation_id:
+                rest["i"] = transaction.operation_id
         return Stamp(
             self.batch.replica,
             self.order,
@@ -145,8 +147,8 @@ class TransactionStage:
             b"".join(
                 (
                     b"\x97",
-                    pack(batch.space_index(run.space)),
-                    pack(run.datatype),
+                    # Both numbers as if in an array of their own, without its header.
+                    pack((batch.space_index(run.space), run.datatype))[1:],
                     run.packed_keys,
                     b"\xc0",
                     packed_values,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Any
 
 import pytest
@@ -178,14 +179,14 @@ def test_bulk_ways_change_nothing_where_they_do_not_apply() -> None:
     assert not is_fresh(over, base, names)
     assert not is_fresh({"n5": (3, 0, STAMP)}, {}, names)
     assert is_fresh(over, {}, names)
-    assert not put_all(over, 100, [*names[:-1], "n0"], values, STAMP)
-    assert distances_over(over, base, 100, names) is None
-    assert distances_over({"n3": (3, 0, STAMP)}, base, 100, ["n3"]) is None
-    assert distances_over(over, {"n3": EMPTY}, 100, ["n3"]) is None
-    assert distances_over(over, {"n3": siblings}, 100, ["n3"]) is None
+    assert not put_all(over, count(100), [*names[:-1], "n0"], values, STAMP)
+    assert distances_over(over, base, [100], names) is None
+    assert distances_over({"n3": (3, 0, STAMP)}, base, [100], ["n3"]) is None
+    assert distances_over(over, {"n3": EMPTY}, [100], ["n3"]) is None
+    assert distances_over(over, {"n3": siblings}, [100], ["n3"]) is None
     assert over == {"other": (2, "staged", STAMP)}
-    assert distances_over(over, base, 100, ["n3"]) == [99]
-    assert put_all(over, 100, ["n3"], ["new"], STAMP)
+    assert distances_over(over, base, [100], ["n3"]) == [99]
+    assert put_all(over, count(100), ["n3"], ["new"], STAMP)
     assert over["n3"] == (100, "new", STAMP)
     assert base["n3"] == (1, "old", STAMP)
 
