@@ -22,6 +22,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
+from weakref import ref
 
 from crdtmem.batch import Batch
 from crdtmem.effects import Alarm, Reply
@@ -106,7 +107,8 @@ class Runtime(Executor):
 
     def __init__(self, engine: Engine, store: Store, *, tune_gc: bool = True) -> None:
         super().__init__(engine, store)
-        self._tickets: list[asyncio.Future[Any]] = []
+        # Weakly held, so that one whose command was refused at once is forgotten by itself.
+        self._tickets: list[ref[asyncio.Future[Any]]] = []
         self._tickets_kept = _TICKETS_KEPT
         self._tune_gc = tune_gc
         self._deltas_since_freeze = 0
@@ -229,12 +231,17 @@ class Runtime(Executor):
     def ticket(self) -> asyncio.Future[Any]:
         """Return a future that is answered in any case, also when the machine breaks."""
         ticket: asyncio.Future[Any] = self._loop.create_future()
-        self._tickets.append(ticket)
+        self._tickets.append(ref(ticket))
         if len(self._tickets) > self._tickets_kept:
             # Those that were answered are let go now and then, not one by one.
-            self._tickets = [waiting for waiting in self._tickets if not waiting.done()]
+            self._tickets = [ref(waiting) for waiting in self._unanswered()]
             self._tickets_kept = _TICKETS_KEPT + 2 * len(self._tickets)
         return ticket
+
+    def _unanswered(self) -> list[asyncio.Future[Any]]:
+        """Return the tickets that somebody still waits for."""
+        held = (held() for held in self._tickets)
+        return [ticket for ticket in held if ticket is not None and not ticket.done()]
 
     def spawn(self, work: Any) -> None:
         """Run a coroutine in the background, kept until it ends."""
@@ -259,7 +266,7 @@ class Runtime(Executor):
         if self.defect is not None:
             return
         super().stop_for(fault)
-        for ticket in list(self._tickets):
+        for ticket in self._unanswered():
             answer(Reply(ticket, error=self.defect))
         for task in list(self._tasks):
             task.cancel()

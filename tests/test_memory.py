@@ -28,6 +28,26 @@ from tests.memories import (
 )
 from tests.waiting import eventually
 
+# ---------------------------------------------------------------------- tickets
+
+
+def test_tickets_are_let_go_whether_answered_or_never_taken() -> None:
+    async def body(memory: Memory) -> None:
+        runtime, space = memory.runtime, memory.space("s")
+        waiting = asyncio.create_task(memory.wait_for(Context({7: 1}), timeout_ms=60_000))
+        await space.put("k", 0)
+        for _ in range(3):
+            await asyncio.gather(*(space.put("k", n) for n in range(600)))
+            for _ in range(600):
+                with pytest.raises(InvalidValue):
+                    await space.put("", 1)
+        assert len(runtime._tickets) <= 1_003
+        assert len(runtime._unanswered()) == 1
+        waiting.cancel()
+
+    with_memory(body)
+
+
 # ---------------------------------------------------------------------- handles
 
 
