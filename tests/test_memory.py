@@ -45,7 +45,7 @@ def test_tickets_are_let_go_whether_answered_or_never_taken() -> None:
         assert len(runtime._unanswered()) == 1
         waiting.cancel()
 
-    with_memory(body)
+    with_memory(fresh_url(), body)
 
 
 # ---------------------------------------------------------------------- handles
