@@ -123,13 +123,22 @@ class Run:
     def found(self) -> None:
         """Start everything, and let it become one cluster."""
         world = self.world
-        world.start()
-        world.run_until(
-            lambda: all(machine.up and machine.replica.writable for machine in world.up()),
+        if self.plan.topology == "mesh":
+            world.start()
+            self._await_members()
+        else:
+            # Who knows only others that are as new as itself founds a cluster with them.
+            for machine in list(world.machines.values()):
+                machine.start()
+                self._await_members()
+        self.base_us = world.kernel.now_us
+
+    def _await_members(self) -> None:
+        self.world.run_until(
+            lambda: all(machine.replica.writable for machine in self.world.up()),
             "cluster in which everybody may write",
             within_s=FOUNDING_S,
         )
-        self.base_us = world.kernel.now_us
 
     def schedule(self) -> None:
         """Put all steps and faults on the heap, relative to now."""

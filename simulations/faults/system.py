@@ -155,12 +155,17 @@ class LostDisk(Fault):
         """Take the disk away, if the others hold what is on it."""
         for machine in machines_named(world, arguments["machine"]):
             if machine.up:
-                spare = is_held_elsewhere(world, machine)
+                spare = is_held_elsewhere(world, machine) and self._is_only_one(world, machine)
                 machine.crash()
                 # Without peers it would not come back, but found another cluster.
                 if spare and machine.peers:
                     replace_disk(world, machine)
             restart_later(world, machine, int(arguments["for_us"]))
+
+    def _is_only_one(self, world: World, machine: Machine) -> bool:
+        """Tell whether all others are members: nodes that know only new ones found anew."""
+        others = [other for other in world.machines.values() if other is not machine]
+        return all(other.up and other.replica.writable for other in others)
 
 
 class Join(Fault):
@@ -172,12 +177,12 @@ class Join(Fault):
 
     def draw(self, random: Random, shape: Shape) -> dict[str, Any]:
         """Draw where."""
-        return {"region": shape.regions[shape.one(random)], "knows": shape.some(random)}
+        return {"region": shape.regions[shape.one(random)]}
 
     def apply(self, world: World, arguments: Arguments) -> None:
         """Add it, and start it."""
-        known = [machine.name for machine in machines_named(world, arguments["knows"])]
-        if known and len(world.machines) < _MOST_MACHINES:
+        known = list(world.machines)
+        if len(world.machines) < _MOST_MACHINES:
             machine = world.add(f"joined-{len(world.machines)}", str(arguments["region"]))
             machine.peers = known
             machine.start()
