@@ -34,16 +34,16 @@ _CLIENTS: Final = 4
 class Recipe:
     """How the plans of one kind are drawn; called with a seed it returns the seed's plan.
 
-    ``rate_per_s`` is that of each workload; ``strikes`` how many faults there are, drawn from
-    ``faults``, all of them within the safety phase of ``safety_s`` seconds.
+    ``rate_per_s`` is that of all workloads together; ``strikes`` is how many faults there are,
+    of ``faults`` in turn, all of them within the safety phase of ``safety_s`` seconds.
     """
 
     workloads: tuple[str, ...]
     faults: tuple[str, ...] = ()
     strikes: int = 4
     machines: int = 4
-    rate_per_s: float = 20.0
-    safety_s: float = 10.0
+    rate_per_s: float = 40.0
+    safety_s: float = 8.0
     topology: str = "mesh"
     config: Mapping[str, int] = field(default_factory=dict)
 
@@ -71,11 +71,10 @@ class Recipe:
 
     def _steps(self, kernel: Kernel, safety_us: int) -> tuple[Step, ...]:
         found: list[Step] = []
+        rate_per_s = self.rate_per_s / len(self.workloads)
         for number, name in enumerate(self.workloads):
             random = kernel.random(f"recipe/{name}")
-            drawn = WORKLOADS[name].steps(
-                random, _CLIENTS, self.machines, safety_us, self.rate_per_s
-            )
+            drawn = WORKLOADS[name].steps(random, _CLIENTS, self.machines, safety_us, rate_per_s)
             found += (replace(step, client=step.client + number * _CLIENTS) for step in drawn)
         return tuple(sorted(found, key=lambda step: step.at_us))
 
@@ -91,43 +90,56 @@ class Recipe:
 
 
 _APART: Final = ("split", "isolate", "one_way")
-_DATATYPES: Final = tuple(sorted(WORKLOADS))
+_CUT_LOGS: Final = {"checkpoint_bytes": 2_000, "sync_log_bytes": 0}
 
 WORLDS: Final[dict[str, Callable[[int], Plan]]] = {
     "swarm": draw_plan,
-    "calm": Recipe(_DATATYPES),
-    "apart": Recipe(_DATATYPES, _APART),
-    "crashes": Recipe(_DATATYPES, ("crash", "die", "split"), 6, config={"checkpoint_bytes": 4_000}),
-    "disks": Recipe(
-        _DATATYPES,
-        ("failing_disk", "ambiguous_sync", "torn_write", "crash"),
+    # ---------------------------------------------------------------- by what is written
+    "registers": Recipe(("registers", "hot_key"), _APART),
+    "sessions": Recipe(("sessions", "registers"), _APART),
+    "counting": Recipe(("counters", "logs", "transactions"), (*_APART, "crash")),
+    "removals": Recipe(("sets", "maps", "counters"), _APART, safety_s=16.0, rate_per_s=25.0),
+    "documents": Recipe(("documents",), ("split", "crash"), safety_s=16.0, rate_per_s=25.0),
+    "budgets": Recipe(("budgets",), ("split", "clone", "restored_backup"), 3),
+    "policies": Recipe(("policies", "hot_key"), _APART),
+    "expiring": Recipe(("expiring", "registers"), _APART),
+    # ---------------------------------------------------------------- by what goes wrong
+    "crashes": Recipe(
+        ("registers", "counters"),
+        ("crash", "die", "split"),
         6,
-        config={"checkpoint_bytes": 4_000},
+        config={"checkpoint_bytes": 2_000},
+    ),
+    "clocks": Recipe(("registers", "logs"), ("skew", "crash", "jumps"), 6, machines=3),
+    "disks": Recipe(
+        ("registers", "transactions"),
+        ("failing_disk", "torn_write", "ambiguous_sync"),
+        6,
+        machines=3,
+        config={"checkpoint_bytes": 2_000, "sync_us": 10_000},
     ),
     "transfers": Recipe(
-        _DATATYPES,
+        ("registers", "sets", "counters"),
         ("absence", "crash", "split"),
         3,
-        config={
-            "checkpoint_bytes": 2_000,
-            "sync_log_bytes": 0,
-            "sync.chunk_entries": 3,
-            "sync.turn_bytes": 500,
-        },
+        config={**_CUT_LOGS, "sync.chunk_entries": 3, "sync.turn_bytes": 500},
     ),
     "differences": Recipe(
-        _DATATYPES,
-        ("absence", "absence", "split"),
+        ("registers", "sets", "counters"),
+        ("absence", "split", "absence"),
         3,
-        config={"checkpoint_bytes": 2_000, "sync_log_bytes": 0, "sync.reconcile_from": 0},
+        config={**_CUT_LOGS, "sync.reconcile_from": 0},
     ),
-    "identities": Recipe(_DATATYPES, ("restored_backup", "clone", "lost_tail"), 3),
-    "evictions": Recipe(_DATATYPES, ("evict", "join", "evict"), 3, machines=5),
+    "identities": Recipe(("registers", "counters"), ("restored_backup", "clone", "lost_tail"), 3),
+    "evictions": Recipe(("registers", "sets"), ("evict", "join", "evict"), 3, machines=5),
+    "streams": Recipe(
+        ("registers", "logs"), ("reset", "split", "isolate"), 6, machines=3, topology="star"
+    ),
     "tight": Recipe(
-        _DATATYPES,
+        ("registers", "hot_key", "large"),
         ("split", "reset", "delay"),
         4,
-        rate_per_s=40.0,
+        rate_per_s=60.0,
         config={
             "limits.siblings": 2,
             "limits.early_batches_per_peer": 3,
