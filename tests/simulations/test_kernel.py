@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 
 from simulations.kernel import EPOCH_US, Kernel
 
 
 def test_events_happen_by_time_then_in_the_order_in_which_they_were_asked_for() -> None:
-    kernel, seen = Kernel(1), []
+    kernel = Kernel(1)
+    seen: list[str] = []
     for name, delay_us in (("late", 20), ("first", 10), ("second", 10), ("now", 0)):
         kernel.after(delay_us, seen.append, name)
     kernel.run(EPOCH_US + 20)
@@ -19,14 +18,16 @@ def test_events_happen_by_time_then_in_the_order_in_which_they_were_asked_for() 
 
 
 def test_the_clock_stands_at_each_event_and_then_where_it_was_to_run_until() -> None:
-    kernel, seen = Kernel(1), []
+    kernel = Kernel(1)
+    seen: list[int] = []
     kernel.after(7, lambda: seen.append(kernel.elapsed_us))
     kernel.run(EPOCH_US + 100)
     assert (seen, kernel.elapsed_us) == ([7], 100)
 
 
 def test_what_is_due_later_waits() -> None:
-    kernel, seen = Kernel(1), []
+    kernel = Kernel(1)
+    seen: list[str] = []
     kernel.after(101, seen.append, "too early")
     kernel.run(EPOCH_US + 100)
     assert seen == []
@@ -35,7 +36,8 @@ def test_what_is_due_later_waits() -> None:
 
 
 def test_no_event_lies_in_the_past() -> None:
-    kernel, seen = Kernel(1), []
+    kernel = Kernel(1)
+    seen: list[int] = []
     kernel.run(EPOCH_US + 50)
     kernel.at(EPOCH_US, lambda: seen.append(kernel.elapsed_us))
     kernel.after(-5, lambda: seen.append(kernel.elapsed_us))
@@ -44,7 +46,8 @@ def test_no_event_lies_in_the_past() -> None:
 
 
 def test_an_event_that_is_cancelled_does_not_happen_nor_count() -> None:
-    kernel, seen = Kernel(1), []
+    kernel = Kernel(1)
+    seen: list[str] = []
     event = kernel.after(5, seen.append, "cancelled")
     kernel.after(5, seen.append, "kept")
     event.cancel()
@@ -54,15 +57,21 @@ def test_an_event_that_is_cancelled_does_not_happen_nor_count() -> None:
 
 
 def test_what_an_event_asks_for_now_happens_after_what_is_due_now() -> None:
-    kernel, seen = Kernel(1), []
-    kernel.after(5, lambda: kernel.after(0, seen.append, "asked for"))
+    kernel = Kernel(1)
+    seen: list[str] = []
+
+    def ask() -> None:
+        kernel.after(0, seen.append, "asked for")
+
+    kernel.after(5, ask)
     kernel.after(5, seen.append, "due")
     kernel.run(EPOCH_US + 5)
     assert seen == ["due", "asked for"]
 
 
 def test_steps_go_one_event_at_a_time_until_there_is_none() -> None:
-    kernel, seen = Kernel(1), []
+    kernel = Kernel(1)
+    seen: list[int] = []
     kernel.after(3, seen.append, 1)
     kernel.after(4, seen.append, 2).cancel()
     kernel.after(9, seen.append, 3)
@@ -95,6 +104,10 @@ def test_the_first_draws_are_these_for_ever() -> None:
 
 def test_an_error_in_an_event_reaches_who_runs_the_world() -> None:
     kernel = Kernel(1)
-    kernel.after(1, partial(int, "no number"))
+
+    def fail() -> None:
+        raise ValueError("no number")
+
+    kernel.after(1, fail)
     with pytest.raises(ValueError, match="no number"):
         kernel.run(EPOCH_US + 1)
