@@ -122,7 +122,8 @@ class OnSqlite(Computer):
     def rot(self) -> None:
         connection = sqlite3.connect(self.path)
         connection.execute(
-            "UPDATE log SET data = coalesce(substr(data, 1, length(data) - 1), x'') || x'ff00'"
+            "UPDATE log SET data ="
+            " CAST(coalesce(substr(data, 1, length(data) - 1), x'') || x'ff00' AS BLOB)"
             " WHERE ordinal = (SELECT max(ordinal) FROM log)"
         )
         connection.commit()
