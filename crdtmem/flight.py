@@ -13,6 +13,7 @@ state; only ``Replica`` changes a flight, and only before its ``Persist``.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Final
@@ -74,7 +75,8 @@ class Flight:
     repeated: list[StagedTransaction] = field(default_factory=list)
     refused: list[tuple[Any, CrdtmemError]] = field(default_factory=list)
     metadata: dict[str, bytes | None] = field(default_factory=dict)
-    markers: list[bytes] = field(default_factory=list)
+    # Read once, where the flight is written: encoding a whole state takes a while.
+    markers: Iterable[bytes] = ()
     installation: Any = None
     tips: dict[int, tuple[int, bytes]] = field(default_factory=dict)
     dependencies: VersionVector = field(default_factory=VersionVector)

@@ -214,7 +214,7 @@ class Replica(ReadSide):
             self._stage_local(flight, tips, now_us)
         effects += [Reply(ticket, error=error) for ticket, error in flight.refused]
         flight.refused = []
-        if flight.batches or flight.markers:
+        if flight.batches:
             flight.tips = tips
             self.flight = flight
             return [*effects, Persist(flight)]
@@ -222,7 +222,7 @@ class Replica(ReadSide):
 
     def _stage_installation(self, installation: Installation) -> list[Effect]:
         flight = Flight(installation.overlay(self.state), installation.vector(self.state.vector))
-        flight.markers = list(installation.markers())
+        flight.markers = installation.markers()
         flight.tips = installation.tips(self.tips)
         flight.installation = installation
         self.flight = flight

@@ -4,8 +4,11 @@ Problem and idea: see ``sync_transfer``. This side holds one transfer at a time,
 in a state that nobody else sees, and hands it to the host once its end has come
 and its digest is right.
 
+What was staged is checked against its digest a slice at a time, with other work in
+between: a million entries take a second.
+
 Invariants: nothing of a transfer is visible before the host installs it; while
-one is being installed no other is begun; the credit of what is staged is
+one is being checked or installed no other is begun; the credit of what is staged is
 returned at once, because the stage is the place where it stays.
 """
 
@@ -17,11 +20,11 @@ from typing import Final
 
 from crdtmem.batch import Batch
 from crdtmem.causality import VersionVector
-from crdtmem.effects import Effect
+from crdtmem.effects import Alarm, Effect
 from crdtmem.errors import MalformedFrame
 from crdtmem.install import Installation, Kind
 from crdtmem.reconcile import Comparison, DotSet
-from crdtmem.snapshot import decode_header, load_chunk
+from crdtmem.snapshot import SnapshotHeader, decode_header, load_chunk
 from crdtmem.sync_host import SyncConfig, SyncHost
 from crdtmem.sync_session import Session
 from crdtmem.sync_transfer import keys_held
@@ -39,11 +42,14 @@ from crdtmem.transfer_messages import (
     SnapshotRequest,
 )
 
-__all__ = ["Inbound"]
+__all__ = ["SLICE_ENTRIES", "Inbound"]
 
 _CHUNK_LIMIT_BYTES: Final = 1 << 28
 _RANGES_AT_ONCE: Final = 512
 _PAUSE_US: Final = 1_000_000
+_WRONG_DIGEST: Final = "a snapshot whose digest does not match its entries"
+SLICE_ENTRIES: Final = 20_000
+"""How many entries are checked at a time."""
 
 
 @dataclass(slots=True, eq=False)
@@ -63,6 +69,9 @@ class _Intake:
     pieces: list[bytes] = field(default_factory=list)
     size: int = 0
     kept_bytes: int = 0
+    # Once all is there: what goes on checking it, a slice at a time, and what it says of itself.
+    checking: Iterator[None] | None = None
+    header: SnapshotHeader | None = None
     installing: VersionVector | None = None
 
 
@@ -104,7 +113,7 @@ class Inbound:
         intake = self._intake
         if intake is None or intake.session is not session or intake.transfer != transfer:
             return None
-        return None if intake.installing is not None else intake
+        return None if intake.header is not None else intake
 
     def offered(self, session: Session, message: SnapshotOffer, now_us: int) -> list[Effect]:
         """A whole snapshot begins, or begins again."""
@@ -202,12 +211,26 @@ class Inbound:
             self.abandon(now_us)
             reason = "more of ours than we have"
             return self._host.identity_questioned(session.replica, known, reason)
-        staged = intake.staged
-        staged.vector = header.vector.copy()
-        staged.rebuild_derived()
+        intake.header = header
+        intake.staged.vector = header.vector.copy()
+        intake.checking = intake.staged.derive_in_slices(SLICE_ENTRIES)
+        effects = self._check(intake, now_us)
+        if effects is None:
+            raise MalformedFrame(_WRONG_DIGEST)
+        return effects
+
+    def _check(self, intake: _Intake, now_us: int) -> list[Effect] | None:
+        """Check the next slice, and install what has been checked; ``None`` if it is wrong."""
+        header, staged = intake.header, intake.staged
+        assert intake.checking is not None
+        assert header is not None
+        if next(intake.checking, self) is None:
+            self.next_us = now_us + 1
+            return []
+        intake.checking = None
         if intake.kind is Kind.WHOLE and header.digest not in (None, staged.digest()):
             self.abandon(now_us)
-            raise MalformedFrame("a snapshot whose digest does not match its entries")
+            return None
         intake.installing = header.vector
         installation = Installation(intake.kind, header, staged)
         if intake.comparison is not None:
@@ -239,7 +262,7 @@ class Inbound:
     def closed(self, session: Session, now_us: int) -> None:
         """A stream is gone."""
         intake = self._intake
-        if intake is not None and intake.session is session and intake.installing is None:
+        if intake is not None and intake.session is session and intake.header is None:
             self.abandon(now_us)
 
     def handle_timeout(self, now_us: int) -> list[Effect]:
@@ -250,6 +273,12 @@ class Inbound:
         intake = self._intake
         if intake is None or intake.installing is not None:
             return []
+        if intake.checking is not None:
+            effects = self._check(intake, now_us)
+            if effects is None:
+                intake.session.failures += 1
+                effects = [Alarm("snapshot refused", _WRONG_DIGEST, {})]
+            return effects
         due_us = intake.moved_us + self._config.transfer_us
         if now_us < due_us:
             self.next_us = due_us

@@ -142,10 +142,14 @@ class State:
 
     def rebuild_derived(self) -> None:
         """Recompute digests and conflict lists from the entries: after a recovery."""
+        for _ in self.derive_in_slices(1 << 62):
+            pass
+
+    def derive_in_slices(self, entries: int) -> Iterator[None]:
+        """Do the same, about so many entries at a time; nothing may change meanwhile."""
         self.digests = {}
-        live: dict[SpaceName, list[int]] = {}
         for table in self.tables.values():
-            dots = live.setdefault(table.space, [])
+            digest, dots = self.digest_of(table.space), list[int]()
             table.contested = {}
             for key, field, slot in table.places():
                 if type(slot) is Siblings:
@@ -154,8 +158,11 @@ class State:
                         table.contested[key, field] = None
                 else:
                     dots.append(slot[0])  # type: ignore[arg-type]
-        for space, dots in live.items():
-            self.digest_of(space).add(dots)
+                if len(dots) >= entries:
+                    digest.add(dots)
+                    dots = []
+                    yield
+            digest.add(dots)
 
 
 class Overlay:

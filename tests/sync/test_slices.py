@@ -1,0 +1,138 @@
+"""Large states are checked a slice at a time, and encoded where they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from crdtmem import install, sync_intake
+from crdtmem.effects import Persist
+from crdtmem.install import Installation, Kind
+from crdtmem.snapshot import SnapshotHeader, encode_chunks
+from tests.sync.host import Cluster, SyncNode, dump
+from tests.sync.test_transfer import DIFFERENCE, fill
+
+SLICE = 100
+
+
+@pytest.fixture(autouse=True)
+def _small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sync_intake, "SLICE_ENTRIES", SLICE)
+
+
+def pair(size: int = 2_000, **settings: Any) -> tuple[Cluster, SyncNode, SyncNode]:
+    """Return a node whose log is cut, and a new one that must take its state."""
+    cluster = Cluster(1)
+    old, new = cluster.node(1, **settings), cluster.node(2, **settings)
+    fill(old, "key", size)
+    cluster.pass_s(1)
+    old.cut_log()
+    return cluster, old, new
+
+
+def checks(cluster: Cluster, new: SyncNode) -> Callable[[], bool]:
+    """Return a condition: the transfer has come, and is being checked."""
+
+    def checking() -> bool:
+        intake = new.sync.inbound._intake
+        return intake is not None and intake.checking is not None
+
+    return checking
+
+
+def test_others_are_served_between_any_two_slices() -> None:
+    cluster, old, new = pair()
+    cluster.connect(new, old)
+    cluster.run(checks(cluster, new))
+    slices = 0
+    while checks(cluster, new)():
+        assert not new.installed
+        slices += 1
+        new.put(**{f"mine{slices}": slices})
+        assert new.sync.next_deadline_us() is not None
+        cluster.step()
+    assert slices >= 2_000 // SLICE // 2
+    cluster.settle()
+    assert [part.kind for part in new.installed] == [Kind.WHOLE]
+    assert (new.value("key1999"), new.value("mine1")) == (1999, 1)
+    assert dump(new.recovered()) == dump(new.state)
+    assert new.state.digest() == old.state.digest()
+
+
+def test_a_stream_that_ends_meanwhile_takes_nothing_away() -> None:
+    cluster, old, new = pair()
+    cluster.connect(new, old)
+    cluster.run(checks(cluster, new))
+    cluster.cut_all()
+    cluster.run(lambda: bool(new.installed))
+    assert new.value("key1999") is None or new.value("key1999") == 1999
+    cluster.run(lambda: new.value("key1999") == 1999)
+
+
+def test_a_difference_is_checked_in_slices_too() -> None:
+    cluster, old, new = pair(config=DIFFERENCE)
+    fill(new, "mine", 500)
+    cluster.connect(new, old)
+    cluster.settle()
+    assert [part.kind for part in new.installed] == [Kind.DIFFERENCE]
+    assert dump(new.recovered()) == dump(new.state)
+    assert new.state.digest() == old.state.digest()
+
+
+def test_what_is_wrong_in_a_late_slice_is_refused_and_asked_for_again() -> None:
+    cluster, old, new = pair()
+    cluster.connect(new, old)
+    cluster.run(checks(cluster, new))
+    intake = new.sync.inbound._intake
+    assert intake is not None
+    (table,) = [t for t in intake.staged.tables.values() if len(t.slots) > 1_000]
+    last = list(table.slots)[-1]
+    dot, value, stamp = table.slots[last]
+    table.slots[last] = (dot + 1_000_000, value, stamp)
+    cluster.run(lambda: not checks(cluster, new)())
+    assert [alarm.name for alarm in new.alarms] == ["snapshot refused"]
+    assert not new.installed
+    cluster.settle()
+    assert new.value("key1999") == 1999
+    assert new.state.digest() == old.state.digest()
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 1 << 30])
+def test_slices_of_any_size_derive_the_same(size: int) -> None:
+    cluster = Cluster(2)
+    nodes = [cluster.node(1), cluster.node(2)]
+    for node in nodes:
+        fill(node, "key", 100)
+    cluster.mesh()
+    cluster.settle()
+    state = nodes[0].state
+    state.rebuild_derived()
+    whole = (state.digest(), state.digests.keys(), [t.contested for t in state.tables.values()])
+    slices = sum(1 for _ in state.derive_in_slices(size))
+    assert slices >= 100 // size - 2
+    assert (
+        state.digest(),
+        state.digests.keys(),
+        [t.contested for t in state.tables.values()],
+    ) == whole
+
+
+def test_nothing_is_encoded_before_the_flight_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster, old, new = pair()
+    encoded: list[int] = []
+
+    def counted(state: Any) -> Iterator[bytes]:
+        for chunk in encode_chunks(state):
+            encoded.append(len(chunk))
+            yield chunk
+
+    monkeypatch.setattr(install, "encode_chunks", counted)
+    header = SnapshotHeader(old.state.vector.copy())
+    new.replica.install(Installation(Kind.WHOLE, header, old.state))
+    (persist,) = new.replica.stage(cluster.now_us)
+    assert isinstance(persist, Persist)
+    assert encoded == []
+    markers = list(persist.flight.markers)
+    assert len(markers) == 1 + len(encoded) > 2
