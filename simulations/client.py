@@ -258,6 +258,7 @@ class Client:
         def looked(_: Any) -> None:
             reading = machine.replica.read(space, code, key, machine.clock.now_us())
             self.remembered[space, code, key] = reading.observed.dots
+            call.clock_us = machine.clock.now_us()
             call.context = reading.context.vector
             self.history.answered(call, reading, None)
 
@@ -276,6 +277,7 @@ class Client:
             else:
                 dots = machine.replica.read(*place, machine.clock.now_us()).observed.dots
             operations[0] = _observing(first, dots, conditional=conditional)
+            call.observed = dots
         self._commit(machine, call, operations)
 
     def edit(self, machine: Machine, call: Call) -> None:
@@ -343,15 +345,13 @@ class Client:
 
     def _committed(self, machine: Machine, call: Call, committed: Committed) -> None:
         """Note what is durable here, then wait until it is as widely as was asked."""
-        call.dots = (committed.first, committed.count)
-        call.context = committed.context.vector
-        call.repeated = committed.repeated
-        call.result = committed
+        vector = committed.context.vector
+        call.repeated, call.result = committed.repeated, committed
+        self.history.noted_durable(call, committed.first, committed.count, vector)
         durability = call.step.arguments.get("durability", "local")
         if durability == "local":
             self.history.answered(call, committed, None)
             return
-        vector = committed.context.vector
 
         def submit(executor: VirtualExecutor, ticket: Ticket) -> None:
             executor.check_alive()

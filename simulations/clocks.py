@@ -25,13 +25,15 @@ _MILLION: Final = 1_000_000
 class Clock:
     """One machine's wall clock: ``offset_us`` ahead of true time, drifting by ``drift_ppm``."""
 
-    __slots__ = ("_kernel", "_since_us", "drift_ppm", "offset_us")
+    __slots__ = ("_kernel", "_since_us", "changes", "drift_ppm", "offset_us")
 
     def __init__(self, kernel: Kernel, offset_us: int = 0, drift_ppm: int = 0) -> None:
         self._kernel = kernel
         self._since_us = kernel.now_us
         self.offset_us = offset_us
         self.drift_ppm = drift_ppm
+        # How often it was tampered with: deadlines are not to be trusted after that.
+        self.changes = 0
 
     def now_us(self) -> int:
         """Return what the clock shows, in microseconds since 1970."""
@@ -44,12 +46,14 @@ class Clock:
     def jump(self, by_us: int) -> None:
         """Set the clock forward, or back."""
         self.offset_us += by_us
+        self.changes += 1
 
     def drift(self, parts_per_million: int) -> None:
         """Let the clock run fast or slow from now on; what it shows now stays."""
         self.offset_us = self.now_us() - self._kernel.now_us
         self._since_us = self._kernel.now_us
         self.drift_ppm = parts_per_million
+        self.changes += 1
 
     def true_delay_us(self, until_us: int) -> int:
         """Return how much true time passes until the clock shows ``until_us``; 0 if it does."""

@@ -80,6 +80,10 @@ class Call:
     error: CrdtmemError | None = None
     died: bool = False
     repeated: bool = False
+    observed: frozenset[int] | None = None
+    clock_us: int = 0
+    was_durable: bool = True
+    reached: frozenset[str] = frozenset()
     ended: Callable[[Call], None] | None = None
 
     @property
@@ -153,8 +157,13 @@ class History(Watcher):
         self.by_hash: dict[bytes, Batch] = {}
         # Batches that were found elsewhere although their writer's disk never held them.
         self.unsourced: list[tuple[Batch, str]] = []
+        # All batches in the order in which they were first seen.
+        self.log: list[Batch] = []
+        self.ended_calls: list[Call] = []
         self.conflicts: list[Conflict] = []
         self.forked: set[int] = set()
+        # Ids that somebody took up from a copy that nothing on the disk gave away.
+        self.copied: set[int] = set()
         self.machines_of: dict[int, list[str]] = {}
         self.views: dict[str, View] = {}
         self.past: dict[str, View] = {}
@@ -187,6 +196,8 @@ class History(Watcher):
         )
         self.views[machine.name] = view
         names = self.machines_of.setdefault(replica, [])
+        if names and view.continuous and "restored" in self.harms.get(machine.name, ()):
+            self.copied.add(replica)
         if machine.name not in names:
             names.append(machine.name)
         self._absorb(machine, view)
@@ -221,8 +232,32 @@ class History(Watcher):
         self.calls.append(call)
         self._open.setdefault(call.machine, {})[call.number] = call
 
+    def noted_durable(self, call: Call, first: int, count: int, context: VersionVector) -> None:
+        """Note that a machine has called a write durable there, and whether it was."""
+        call.dots, call.context = (first, count), context
+        view = self.views[call.machine]
+        self._absorb(self.world.machines[call.machine], view)
+        replica, sequence = first >> SEQUENCE_BITS, first & SEQUENCE_MASK
+        if not call.repeated:
+            call.was_durable = view.durable.get(replica, 0) >= sequence + count - 1
+
+    def regions_reached(self, vector: Mapping[int, int]) -> frozenset[str]:
+        """Return the regions in which some disk has been seen to hold all of a vector."""
+        machines = self.world.machines
+        return frozenset(
+            machines[name].region
+            for name, view in self.views.items()
+            if view.durable.dominates(vector)
+        )
+
     def answered(self, call: Call, result: Any, error: CrdtmemError | None) -> None:
         """Note an answer."""
+        if call.dots is not None and call.step.arguments.get("durability", "local") != "local":
+            for name, view in self.views.items():
+                if view.up:
+                    self._absorb(self.world.machines[name], view)
+            assert call.context is not None
+            call.reached = self.regions_reached(call.context)
         call.result, call.error = result, error
         call.outcome = "ok" if error is None else "refused"
         call.code = "" if error is None else error.code
@@ -231,6 +266,7 @@ class History(Watcher):
     def _close(self, call: Call) -> None:
         self._open.get(call.machine, {}).pop(call.number, None)
         call.ended_us = self.world.kernel.now_us
+        self.ended_calls.append(call)
         if call.ended is not None:
             call.ended(call)
 
@@ -279,6 +315,7 @@ class History(Watcher):
             self.conflicts.append(Conflict(other, batch, machine))
             return
         self.batches[name] = batch
+        self.log.append(batch)
         insort(self._firsts.setdefault(record.replica, []), record.first_sequence)
 
     def _ask_origin(self, replica: int, machine: str) -> None:
@@ -402,6 +439,14 @@ class History(Watcher):
             found = self._effects[batch.hash] = (added, gone)
         return found
 
+    def delta(self, dot: int) -> tuple[Segment, int] | None:
+        """Return the segment that holds a dot and the place in it, ``None`` if there is none."""
+        batch = self.batch_of(dot)
+        if batch is None:
+            return None
+        at = bisect_right(batch.segments, dot, key=_first_of) - 1
+        return batch.segments[at], dot - batch.segments[at].first
+
     def ends_whole(self, replica: int, last: int, tip: bytes | None = None) -> bool:
         """Tell whether a sequence is the end of a batch of its replica."""
         if tip is not None and replica in self.forked:
@@ -417,6 +462,10 @@ class History(Watcher):
         for index, (order, physical_us, metadata, first) in enumerate(listed):
             end = listed[index + 1][3] if index + 1 < len(listed) else len(batch.segments)
             yield Written(batch, order, physical_us, metadata, batch.segments[first:end])
+
+
+def _first_of(segment: Segment) -> int:
+    return segment.first
 
 
 def _installed(record: LogRecord) -> VersionVector:

@@ -9,14 +9,58 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from simulations.checkers.acknowledged import Acknowledged
+from simulations.checkers.agreement import Agreement
 from simulations.checkers.base import Checker
+from simulations.checkers.bounds import Bounds
+from simulations.checkers.budgets import Budgets
+from simulations.checkers.clocks import Clocks
+from simulations.checkers.conditions import Conditions
+from simulations.checkers.counters import Counters
+from simulations.checkers.delivery import Delivery
+from simulations.checkers.durability import Durability
+from simulations.checkers.expiry import Expiry
+from simulations.checkers.identities import Identities
+from simulations.checkers.joins import Joins
+from simulations.checkers.liveness import Liveness
 from simulations.checkers.oracle import Oracle
+from simulations.checkers.reads import Reads
+from simulations.checkers.recovery import Recovery
+from simulations.checkers.rederivation import Rederivation
+from simulations.checkers.resurrection import Resurrection
+from simulations.checkers.sessions import Sessions
+from simulations.checkers.stability import Stability
+from simulations.checkers.transactions import Transactions
+from simulations.checkers.unwritten import Unwritten
 from simulations.history import History
 from simulations.world import World
 
 __all__ = ["CHECKERS", "Checker", "watch"]
 
-_ALL: Final[tuple[type[Checker], ...]] = (Oracle,)
+_ALL: Final[tuple[type[Checker], ...]] = (
+    Oracle,
+    Agreement,
+    Acknowledged,
+    Resurrection,
+    Unwritten,
+    Delivery,
+    Sessions,
+    Reads,
+    Transactions,
+    Conditions,
+    Counters,
+    Budgets,
+    Identities,
+    Clocks,
+    Durability,
+    Recovery,
+    Rederivation,
+    Joins,
+    Stability,
+    Expiry,
+    Bounds,
+    Liveness,
+)
 
 CHECKERS: Final[dict[str, type[Checker]]] = {checker.name: checker for checker in _ALL}
 """Every checker by name."""

@@ -1,0 +1,59 @@
+"""Recovery: a start brings back exactly what was durable, and at least what was told.
+
+Problem: between an fsync and the next start lie a crash, a checkpoint half written, a cut
+log, a verdict half carried out; what comes back must be a prefix that reaches the last
+acknowledgement, neither less nor anything that was never durable.
+
+Idea: when a node ends, the history knows what its disk has been seen to hold. A start under
+the same id, of a disk that nobody harmed, must lead to exactly that vector; one under a
+new id needs a reason: the verdict that the old one was given up, or harm.
+
+Invariants: what was published was durable (``durability`` checks that), so a recovered vector
+that equals the durable one covers all that was acknowledged.
+"""
+
+from __future__ import annotations
+
+from simulations.checkers.base import Checker
+from simulations.history import History
+from simulations.node import Machine
+from simulations.world import World
+
+__all__ = ["Recovery"]
+
+
+class Recovery(Checker):
+    """See the module."""
+
+    name = "recovery"
+    about = "a start leads to what was durable at the end before, exactly"
+
+    def __init__(self, world: World, history: History) -> None:
+        super().__init__(world, history)
+        self._harms: dict[str, int] = {}
+
+    def ended(self, machine: Machine) -> None:
+        """Remember how often the disk had been harmed by now."""
+        self._harms[machine.name] = len(self.history.harms.get(machine.name, ()))
+
+    def started(self, machine: Machine) -> None:
+        """Compare what came back with what was there."""
+        before = self.history.past.get(machine.name)
+        harms = len(self.history.harms.get(machine.name, ()))
+        if before is None or before.up or harms != self._harms.get(machine.name, harms):
+            # The first start, another id in the same process, or nothing to go by.
+            return
+        view = self.history.views[machine.name]
+        if view.replica != before.replica:
+            if not view.continuous:
+                words = (
+                    f"it goes on as {view.replica:016x}, not {before.replica:016x}, though "
+                    "nobody harmed its disk"
+                )
+                raise self.fail(words, machine)
+            return
+        if view.vector != before.durable:
+            lost = before.durable.beyond(view.vector)
+            gained = view.vector.beyond(before.durable)
+            words = f"it came back without {lost} and with {gained}"
+            raise self.fail(words, machine)
