@@ -412,13 +412,13 @@ def _segment(
     if type(values) is dict:
         values = unpack_rows(values)
     if type(keys) is str:
-        columns = [column for column in (values, superseded, fields) if type(column) is tuple]
+        columns = [column for column in (values, superseded, fields) if isinstance(column, tuple)]
         _check(bool(columns), "a segment")
         count = len(columns[0])
     else:
         keys = unpack_keys(keys)
         count = len(keys)
-    if not count or not (values is None or (type(values) is tuple and len(values) == count)):
+    if not count or not (values is None or (isinstance(values, tuple) and len(values) == count)):
         raise ValueError("a column of values is malformed")
     if metadata is not None:
         stamp = _stamp(

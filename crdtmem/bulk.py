@@ -14,13 +14,13 @@ writes cannot fail; a run of increments journals what it changes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import count, islice, repeat
 from operator import add, itemgetter, sub
 from typing import Any, Final
 
 from crdtmem.codec import pack
-from crdtmem.columns import COLUMN_FROM, Distances, as_column, as_distances, pack_rows
+from crdtmem.columns import COLUMN_FROM, Distances, Rows, as_column, as_distances, pack_rows
 from crdtmem.crdt.counter import advance
 from crdtmem.crdt.totals import TOTAL_LIMIT
 from crdtmem.entries import SEQUENCE_BITS, SEQUENCE_MASK, Siblings, Slot, Stamp, as_siblings
@@ -128,7 +128,7 @@ def stage_counts(
     undo: Undo,
     *,
     alone: bool,
-) -> tuple[list[Any], bytes, Any]:
+) -> tuple[Sequence[Any], bytes, Any]:
     """Stage a run of increments from ``dot`` on; returns its totals, packed, and superseded dots.
 
     Only for spaces that do not order trust: there at most one own total is live.
@@ -141,7 +141,7 @@ def stage_counts(
         counted = _count_bulk(over, base, run, dot)
         if counted is not None:
             components, distances = counted
-            staged = list(zip(*components, strict=True))
+            staged = Rows(zip(*components, strict=True))
             if put_all(over, count(dot), run.keys, staged, stamp):
                 _journal(None if alone else undo, over, run.keys)
                 if distances is not None:

@@ -29,6 +29,7 @@ from crdtmem.codec import pack
 __all__ = [
     "COLUMN_FROM",
     "Distances",
+    "Rows",
     "as_column",
     "as_distances",
     "distance_bytes",
@@ -131,12 +132,18 @@ def pack_rows(components: tuple[Sequence[int], ...]) -> bytes:
     return pack({_COMPONENTS: components})
 
 
-def unpack_rows(values: dict[str, Any]) -> tuple[tuple[Any, ...], ...]:
+class Rows(tuple[tuple[Any, ...], ...]):
+    """A column of tuples that are known to be all of one length."""
+
+    __slots__ = ()
+
+
+def unpack_rows(values: dict[str, Any]) -> Rows:
     """Return the tuples of a column that ``pack_rows`` encoded; raises ``ValueError``."""
     components = values.get(_COMPONENTS)
     if len(values) != 1 or type(components) is not tuple or set(map(type, components)) != {tuple}:
         raise ValueError("a column of values is malformed")
-    return tuple(zip(*components, strict=True))
+    return Rows(zip(*components, strict=True))
 
 
 # ---------------------------------------------------------------------- distances

@@ -18,6 +18,7 @@ changed nothing but the overlay that is dropped with it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any
@@ -125,7 +126,9 @@ class TransactionStage:
         )
         self._close_run(run, totals, packed, column)
 
-    def _close_run(self, run: PutRun, values: list[Any], packed_values: bytes, column: Any) -> None:
+    def _close_run(
+        self, run: PutRun, values: Sequence[Any], packed_values: bytes, column: Any
+    ) -> None:
         """Keep a staged run as a segment, in memory and in bytes."""
         batch, count = self.batch, len(run.keys)
         first = batch.dot

@@ -44,6 +44,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
 from crdtmem.batch import Segment
+from crdtmem.columns import Rows
 from crdtmem.crdt.base import FlatType, Reader, WriteView
 from crdtmem.entries import SEQUENCE_BITS, SEQUENCE_MASK, Entry, Slot, as_siblings
 from crdtmem.errors import ConditionFailed, InvalidValue, LimitExceeded
@@ -186,12 +187,9 @@ class RunningTotals(FlatType):
     def leaves_behind(self, segment: Segment) -> bool:
         """Tell whether the segment holds a baseline."""
         longest, values = self.width + 1, segment.values or ()
-        try:
-            if max(map(len, values), default=0) <= longest:
-                return False
-        except TypeError:
-            # Other versions' values are joined as they come, whatever their shape.
-            values = [value for value in values if type(value) is tuple]
+        if type(values) is Rows:
+            return len(values[0]) > longest
+        # Other versions' values are joined as they come, whatever their shape.
         return any(type(value) is tuple and len(value) > longest for value in values)
 
     def collect(self, view: WriteView, stable: Callable[[int], bool]) -> None:
