@@ -144,6 +144,7 @@ class Machine:
         self.services: Services | None = None
         self.lives = 0
         self.paused = False
+        self.pauses = 0
         self.storing = 0
         self.dies_after_effects: int | None = None
         self.failed_start: CrdtmemError | None = None
@@ -302,6 +303,7 @@ class Machine:
         """Stand still, as a process that is stopped: nothing runs, connections stay."""
         if self.up:
             self.paused = True
+            self.pauses += 1
             self.world.note("pause", self.name)
 
     def resume(self) -> None:
