@@ -27,7 +27,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from crdtmem.batch import Batch, Segment, decode_batch, superseded_dots
 from crdtmem.causality import VersionVector
@@ -44,6 +44,8 @@ from simulations.world import Watcher, World
 __all__ = ["Call", "Conflict", "History", "Written", "View"]
 
 _NOTHING: Final = VersionVector()
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
@@ -172,6 +174,7 @@ class History(Watcher):
         self._contexts: dict[bytes, VersionVector] = {}
         self._effects: dict[bytes, tuple[list[int], list[int]]] = {}
         self._open: dict[str, dict[int, Call]] = {}
+        self._indexes: dict[type, Any] = {}
         world.watchers.insert(0, self)
 
     # ------------------------------------------------------------------ watching
@@ -337,6 +340,15 @@ class History(Watcher):
         return None
 
     # ------------------------------------------------------------------ looking
+
+    def index(self, kind: Callable[[History], T]) -> T:
+        """Return the one index of a class, made when it is first asked for."""
+        assert isinstance(kind, type)
+        found = self._indexes.get(kind)
+        if found is None:
+            found = self._indexes[kind] = kind(self)
+        made: T = found
+        return made
 
     def chain(self, replica: int) -> list[Batch]:
         """Return the batches of one replica, as they were first seen, by sequence."""

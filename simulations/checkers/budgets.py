@@ -39,7 +39,7 @@ class Budgets(Checker):
 
     def __init__(self, world: World, history: History) -> None:
         super().__init__(world, history)
-        self._operations = Operations(history)
+        self._operations = history.index(Operations)
 
     def published(self, machine: Machine) -> None:
         """Look now and then."""

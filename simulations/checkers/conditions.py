@@ -37,8 +37,8 @@ class Conditions(Checker):
 
     def __init__(self, world: World, history: History) -> None:
         super().__init__(world, history)
-        self._places = Places(history)
-        self._operations = Operations(history)
+        self._places = history.index(Places)
+        self._operations = history.index(Operations)
         self._done = 0
 
     def published(self, machine: Machine) -> None:

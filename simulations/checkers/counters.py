@@ -36,7 +36,7 @@ class Counters(Checker):
 
     def __init__(self, world: World, history: History) -> None:
         super().__init__(world, history)
-        self._operations = Operations(history)
+        self._operations = history.index(Operations)
         self._read = 0
 
     def published(self, machine: Machine) -> None:

@@ -24,7 +24,7 @@ from simulations.node import Machine
 
 __all__ = ["Joins"]
 
-_LOOKS = 0.004
+_LOOKS = 0.002
 
 
 class Joins(Checker):

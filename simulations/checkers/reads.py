@@ -31,7 +31,7 @@ class Reads(Checker):
 
     def __init__(self, world: World, history: History) -> None:
         super().__init__(world, history)
-        self._places = Places(history)
+        self._places = history.index(Places)
         self._read = 0
 
     def published(self, machine: Machine) -> None:

@@ -22,7 +22,7 @@ from simulations.node import Machine
 
 __all__ = ["Rederivation", "content"]
 
-_LOOKS = 0.004
+_LOOKS = 0.002
 
 Content = dict[tuple[Any, ...], tuple[object, ...]]
 

@@ -35,7 +35,7 @@ class Transactions(Checker):
 
     def __init__(self, world: World, history: History) -> None:
         super().__init__(world, history)
-        self._operations = Operations(history)
+        self._operations = history.index(Operations)
         self._read = 0
 
     def published(self, machine: Machine) -> None:

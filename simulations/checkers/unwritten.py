@@ -27,7 +27,7 @@ from simulations.world import World
 __all__ = ["Unwritten"]
 
 _OWN = (RETRY_PREFIX, RESCUE_PREFIX)
-_FULL_LOOKS = 0.003
+_FULL_LOOKS = 0.002
 
 
 class Unwritten(Checker):
