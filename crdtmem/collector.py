@@ -36,7 +36,10 @@ from crdtmem.policy import Policy
 from crdtmem.table import State
 from crdtmem.transaction import Operation, Transaction
 
-__all__ = ["Collector"]
+__all__ = ["KEYS_PER_LOOK", "Collector"]
+
+KEYS_PER_LOOK: Final = 200
+"""How many keys one look is at."""
 
 _KEYS_PER_TRANSACTION: Final = 50
 _PLACES_PER_KEY: Final = 2_000
@@ -66,7 +69,7 @@ class Collector:
         state: State,
         policy_of: Callable[[SpaceName], Policy],
         *,
-        keys_per_round: int = 200,
+        keys_per_round: int = KEYS_PER_LOOK,
     ) -> list[Transaction]:
         """Look at the next ``keys_per_round`` keys; return what to write, not to be sealed.
 

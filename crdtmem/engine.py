@@ -25,7 +25,7 @@ from typing import Any, Final
 
 from crdtmem.batch import Batch, decode_batch
 from crdtmem.causality import VersionVector
-from crdtmem.collector import Collector
+from crdtmem.collector import KEYS_PER_LOOK, Collector
 from crdtmem.crdt import NESTED
 from crdtmem.durability import DURABILITIES, DurabilityWaits
 from crdtmem.effects import Alarm, Effect, FindEvidence, Persist, Rederive, Reply
@@ -195,8 +195,7 @@ class Engine:
             effects += self._settle(self.replica.submit(transaction, transaction, now_us))
         if self.replica.collectible:
             self.collector.take_over(self.replica.collectible)
-        if len(self.collector) and self._collect_at_us is None:
-            self._collect_at_us = now_us + COLLECT_EVERY_US
+        self._look_again(now_us)
         return effects + (self.durability.check(now_us) if len(self.durability) else [])
 
     # ------------------------------------------------------------------ streams
@@ -237,14 +236,21 @@ class Engine:
     def _collect(self, now_us: int) -> list[Effect]:
         """Write what drops stable removals, baselines and the like, a bounded number of keys."""
         effects: list[Effect] = []
+        made: list[Transaction] = []
         if self.replica.halted is None:
-            for transaction in self.collector.transactions(
-                self.epoch, self.replica.state, self.replica.policy
-            ):
-                # What a replica asks of itself is not sealed: see the collector.
-                effects += self.replica.submit(None, transaction, now_us)
-        self._collect_at_us = now_us + COLLECT_EVERY_US if len(self.collector) else None
+            made = self.collector.transactions(self.epoch, self.replica.state, self.replica.policy)
+        for transaction in made:
+            # What a replica asks of itself is not sealed: see the collector.
+            effects += self.replica.submit(None, transaction, now_us)
+        # Nothing to write, and nothing left to look at: only news can change that.
+        idle = not made and len(self.collector) <= KEYS_PER_LOOK
+        self._collect_at_us = None if idle else now_us + COLLECT_EVERY_US
         return effects
+
+    def _look_again(self, now_us: int) -> None:
+        """Let what may be collected be looked at: something was published or acknowledged."""
+        if self._collect_at_us is None and len(self.collector):
+            self._collect_at_us = now_us + COLLECT_EVERY_US
 
     def next_deadline_us(self) -> int | None:
         """Return when ``handle_timeout`` has something to do, or ``None``."""
@@ -330,6 +336,7 @@ class Engine:
     def acknowledge(self, replica: int, vector: Mapping[int, int], now_us: int) -> list[Effect]:
         """Note that a replica has durably joined ``vector``."""
         effects = self.membership.acknowledge(replica, vector, now_us)
+        self._look_again(now_us)
         effects += self.sync.part(now_us)
         self.kept.note(now_us)
         return effects + (self.durability.check(now_us) if len(self.durability) else [])
