@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from crdtmem.store import ENGINES
+from tests.conformance.executor_sites import SITES, Body, On
 from tests.conformance.store_places import Place, place_of
 
 
@@ -18,3 +20,17 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     yield found
     if found.store is not None:
         found.store.close()
+
+
+@pytest.fixture(params=sorted(SITES))
+def on(request: pytest.FixtureRequest, tmp_path: Path) -> On:
+    """Run a body on one site."""
+
+    async def run(body: Body) -> None:
+        site = SITES[request.param](tmp_path)
+        await site.open()
+        async with asyncio.timeout(30):
+            await body(site)
+        await site.close()
+
+    return lambda body: asyncio.run(run(body))
