@@ -28,16 +28,17 @@ fingerprints are Bellare & Micciancio's AdHash.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from operator import methodcaller
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from crdtmem.digest import dot_lanes
-from crdtmem.entries import SEQUENCE_BITS, SEQUENCE_MASK, Siblings, pack_dot
+from crdtmem.entries import SEQUENCE_MASK, Siblings, pack_dot
 from crdtmem.table import State
 
-__all__ = ["Comparison", "DotRange", "DotSet", "decode_answer"]
+__all__ = ["STEP_DOTS", "Comparison", "DotRange", "DotSet", "PinnedDots", "decode_answer"]
 
 DotRange = tuple[int, int, int]
 """A replica, and the first and last sequence of a range."""
@@ -47,6 +48,11 @@ _FANOUT: Final = 16
 _LIST_UP_TO: Final = 32
 _BITMAP_BYTES: Final = 128
 _LIST, _BITMAP, _SPLIT = 0, 1, 2
+_as_bytes: Final = methodcaller("to_bytes", 16, "little")
+
+STEP_DOTS: Final = 20_000
+"""How many dots one step of ``PinnedDots`` takes in."""
+
 _NONE: Final[_Array] = np.zeros(0, np.uint64)
 _NO_SUMS: Final[_Array] = np.zeros(1, np.uint64)
 
@@ -63,22 +69,15 @@ class DotSet:
     @classmethod
     def of(cls, state: State) -> DotSet:
         """Return the live dots of a state as they are now."""
-        dots: list[int] = []
-        for table in state.tables.values():
-            parts = table.slots.values() if table.nested else (table.slots,)
-            for part in parts:
-                for slot in part.values():
-                    if type(slot) is Siblings:
-                        dots += [entry[0] for entry in slot]
-                    else:
-                        dots.append(slot[0])
-        size = len(dots)
-        replicas = np.fromiter((dot >> SEQUENCE_BITS for dot in dots), np.uint64, size)
-        sequences = np.fromiter((dot & SEQUENCE_MASK for dot in dots), np.uint64, size)
-        return cls({
-            int(replica): np.sort(sequences[replicas == replica])
-            for replica in np.unique(replicas)
-        })  # fmt: skip
+        pinned = PinnedDots(state)
+        while (done := pinned.step()) is None:
+            pass
+        return done
+
+    def add(self, replica: int, sequences: _Array) -> None:
+        """Add the sorted sequences of a replica that has none here yet."""
+        self._sequences[replica] = sequences
+        self._sums[replica] = _sums(replica, sequences)
 
     def __len__(self) -> int:
         return sum(map(len, self._sequences.values()))
@@ -140,6 +139,48 @@ class DotSet:
             _varint(high - low + 1) for low, high in zip(starts[:-1], ends[:-1], strict=True)
         )
         return bytes((_SPLIT, _FANOUT)) + prints + sizes
+
+
+class PinnedDots:
+    """The live dots of a state at one moment, on their way to a ``DotSet`` step by step.
+
+    Taking them is quick, and has to be done at once; sorting and summing a million takes
+    most of a second, and may be done a step at a time, while the state moves on.
+    """
+
+    def __init__(self, state: State) -> None:
+        self._dots: list[int] = []
+        for table in state.tables.values():
+            parts = table.slots.values() if table.nested else (table.slots,)
+            for part in parts:
+                for slot in part.values():
+                    if type(slot) is Siblings:
+                        self._dots += [entry[0] for entry in slot]
+                    else:
+                        self._dots.append(slot[0])
+        self._from = 0
+        self._parts: dict[int, list[_Array]] = {}
+        self._done = DotSet({})
+
+    def step(self) -> DotSet | None:
+        """Do the next part of the work; returns the set once that is done."""
+        if self._from < len(self._dots):
+            self._split(self._dots[self._from : self._from + STEP_DOTS])
+            self._from += STEP_DOTS
+            return None
+        if self._parts:
+            replica, parts = self._parts.popitem()
+            self._done.add(replica, np.sort(np.concatenate(parts)))
+            return None
+        self._dots = []
+        return self._done
+
+    def _split(self, dots: list[int]) -> None:
+        """Sort some dots by their replicas."""
+        columns = np.frombuffer(b"".join(map(_as_bytes, dots)), "<u8").reshape(-1, 2)
+        sequences, replicas = columns[:, 0].astype(np.uint64), columns[:, 1].astype(np.uint64)
+        for replica in np.unique(replicas):
+            self._parts.setdefault(int(replica), []).append(sequences[replicas == replica])
 
 
 class Comparison:

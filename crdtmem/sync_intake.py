@@ -4,8 +4,8 @@ Problem and idea: see ``sync_transfer``. This side holds one transfer at a time,
 in a state that nobody else sees, and hands it to the host once its end has come
 and its digest is right.
 
-What was staged is checked against its digest a slice at a time, with other work in
-between: a million entries take a second.
+Our own dots are sorted, and what was staged is checked against its digest, a step at a
+time with other work in between: a million entries take a second each.
 
 Invariants: nothing of a transfer is visible before the host installs it; while
 one is being checked or installed no other is begun; the credit of what is staged is
@@ -23,7 +23,7 @@ from crdtmem.causality import VersionVector
 from crdtmem.effects import Alarm, Effect
 from crdtmem.errors import MalformedFrame
 from crdtmem.install import Installation, Kind
-from crdtmem.reconcile import Comparison, DotSet
+from crdtmem.reconcile import Comparison, DotSet, PinnedDots
 from crdtmem.snapshot import SnapshotHeader, decode_header, load_chunk
 from crdtmem.sync_host import SyncConfig, SyncHost
 from crdtmem.sync_session import Session
@@ -61,7 +61,10 @@ class _Intake:
     base: VersionVector
     moved_us: int
     staged: State
+    # Our own dots, pinned when it was asked for: first on their way, then sorted and summed.
+    pinned: PinnedDots | None = None
     mine: DotSet | None = None
+    offer: ReconcileOffer | None = None
     kind: Kind = Kind.WHOLE
     comparison: Comparison | None = None
     compared: VersionVector = field(default_factory=VersionVector)
@@ -102,11 +105,13 @@ class Inbound:
         state = self._host.state
         transfer = next(self._numbers)
         entries = keys_held(state)
-        # Pinned now, so that it belongs to the vector that the request names.
-        mine = DotSet.of(state) if entries >= self._config.reconcile_from else None
         base = state.vector.copy()
-        self._intake = _Intake(session, transfer, base, now_us, State(state.shapes), mine)
+        self._intake = _Intake(session, transfer, base, now_us, State(state.shapes))
         self.next_us = now_us + self._config.transfer_us
+        if entries >= self._config.reconcile_from:
+            # Pinned now, so that it belongs to the vector that the request names.
+            self._intake.pinned = PinnedDots(state)
+            self.next_us = now_us + 1
         return [session.send(SnapshotRequest(transfer, entries, base))]
 
     def _expected(self, session: Session, transfer: int) -> _Intake | None:
@@ -123,7 +128,7 @@ class Inbound:
             intake.staged = State(self._host.state.shapes)
             intake.pieces.clear()
             intake.size = 0
-            intake.mine = None
+            intake.mine = intake.pinned = None
         return []
 
     def chunk(self, session: Session, message: SnapshotChunk, now_us: int) -> list[Effect]:
@@ -170,14 +175,29 @@ class Inbound:
     def compare(self, session: Session, message: ReconcileOffer, now_us: int) -> list[Effect]:
         """A comparison begins."""
         intake = self._expected(session, message.transfer)
-        if intake is None or intake.mine is None:
+        if intake is None or (intake.mine is None and intake.pinned is None):
             return []
         intake.moved_us = now_us
+        if intake.mine is None:
+            # Taken up when our own dots are sorted.
+            intake.offer = message
+            return []
         intake.kind = Kind.DIFFERENCE
         intake.compared = message.vector
         intake.comparison = Comparison(intake.mine, message.tops, both=False)
         intake.comparison.start(message.vector.meet(intake.base))
         return self._ask(intake)
+
+    def _sort(self, intake: _Intake, now_us: int) -> list[Effect]:
+        """Do the next step of sorting our own dots, and then compare, if that was offered."""
+        assert intake.pinned is not None
+        self.next_us = now_us + 1
+        intake.mine = intake.pinned.step()
+        if intake.mine is None:
+            return []
+        intake.pinned, offer = None, intake.offer
+        self.next_us = now_us + self._config.transfer_us
+        return [] if offer is None else self.compare(intake.session, offer, now_us)
 
     def ranges(self, session: Session, message: ReconcileRanges, now_us: int) -> list[Effect]:
         """Answers came; raises ``MalformedFrame``."""
@@ -247,6 +267,13 @@ class Inbound:
             session.failures += 1
             self.abandon(now_us)
 
+    def rejected(self, now_us: int) -> None:
+        """What was to be installed may not be joined: ask again later, another peer perhaps."""
+        intake = self._intake
+        if intake is not None and intake.installing is not None:
+            intake.session.failures += 1
+            self.abandon(now_us)
+
     def abandon(self, now_us: int) -> None:
         """Forget the transfer that comes in."""
         self._intake = None
@@ -273,6 +300,8 @@ class Inbound:
         intake = self._intake
         if intake is None or intake.installing is not None:
             return []
+        if intake.pinned is not None:
+            return self._sort(intake, now_us)
         if intake.checking is not None:
             effects = self._check(intake, now_us)
             if effects is None:

@@ -37,7 +37,7 @@ from crdtmem.effects import Effect
 from crdtmem.errors import MalformedFrame
 from crdtmem.install import Kind
 from crdtmem.message_shapes import Message
-from crdtmem.reconcile import DotSet
+from crdtmem.reconcile import DotSet, PinnedDots
 from crdtmem.snapshot import (
     encode_beyond,
     encode_chunks,
@@ -88,6 +88,8 @@ class _Capture:
     kind: Kind = Kind.WHOLE
     compared: VersionVector = field(default_factory=VersionVector)
     chunks: Iterator[bytes] | None = None
+    # What is compared: first on its way, then sorted and summed, and offered.
+    pinned: PinnedDots | None = None
     dots: DotSet | None = None
     pieces: deque[SnapshotChunk] = field(default_factory=deque)
     since: deque[bytes] = field(default_factory=deque)
@@ -119,7 +121,8 @@ class Outbound:
         self.next_us = now_us + self._config.transfer_us if self.next_us is None else self.next_us
         if min(message.entries, keys_held(state)) >= much:
             capture.kind = Kind.DIFFERENCE
-            return [self._compare(capture)]
+            self._pin(capture, now_us)
+            return []
         return [self._begin(capture), *self.pump(session, now_us)]
 
     def compare(self, session: Session, transfer: int, now_us: int) -> list[Effect]:
@@ -128,7 +131,8 @@ class Outbound:
         vector = self._host.state.vector.copy()
         capture = _Capture(session, transfer, vector, vector.copy(), now_us, Kind.CORRECTION)
         self._captures[session] = capture
-        return [self._compare(capture)]
+        self._pin(capture, now_us)
+        return []
 
     def _begin(self, capture: _Capture) -> Effect:
         state = self._host.state
@@ -139,11 +143,22 @@ class Outbound:
         capture.since_bytes = 0
         return capture.session.send(SnapshotOffer(capture.transfer, keys_held(state)))
 
-    def _compare(self, capture: _Capture) -> Effect:
-        capture.dots = DotSet.of(self._host.state)
+    def _pin(self, capture: _Capture, now_us: int) -> None:
+        """Pin what there is at this vector; it is offered when it is sorted and summed."""
+        capture.pinned = PinnedDots(self._host.state)
         capture.compared = capture.vector.copy()
+        self.next_us = now_us + 1
+
+    def _compare(self, capture: _Capture, now_us: int) -> list[Effect]:
+        """Do the next step of that, or offer the comparison."""
+        assert capture.pinned is not None
+        capture.moved_us, self.next_us = now_us, now_us + 1
+        capture.dots = capture.pinned.step()
+        if capture.dots is None:
+            return []
+        capture.pinned = None
         tops = capture.dots.tops(capture.compared.meet(capture.base))
-        return capture.session.send(ReconcileOffer(capture.transfer, capture.compared, tops))
+        return [capture.session.send(ReconcileOffer(capture.transfer, capture.compared, tops))]
 
     def expand(self, session: Session, message: ReconcileExpand, now_us: int) -> list[Effect]:
         """Answer what is in ranges of the pinned dots."""
@@ -273,6 +288,8 @@ class Outbound:
             if now_us >= capture.moved_us + self._config.transfer_us:
                 del self._captures[session]
                 effects.append(session.send(SnapshotRefuse(capture.transfer, "no progress")))
+            elif capture.pinned is not None:
+                effects += self._compare(capture, now_us)
             else:
                 effects += self.pump(session, now_us)
         if self._captures and self.next_us is None:

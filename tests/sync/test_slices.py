@@ -1,4 +1,4 @@
-"""Large states are checked a slice at a time, and encoded where they are written."""
+"""Large states are compared and checked a step at a time, and encoded where they are written."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
-from crdtmem import install, sync_intake
+from crdtmem import install, reconcile, sync_intake
+from crdtmem.digest import hash_dots
 from crdtmem.effects import Persist
 from crdtmem.install import Installation, Kind
+from crdtmem.reconcile import DotSet, PinnedDots
 from crdtmem.snapshot import SnapshotHeader, encode_chunks
+from crdtmem.table import State
 from tests.sync.host import Cluster, SyncNode, dump
 from tests.sync.test_transfer import DIFFERENCE, fill
 
@@ -20,6 +23,7 @@ SLICE = 100
 @pytest.fixture(autouse=True)
 def _small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sync_intake, "SLICE_ENTRIES", SLICE)
+    monkeypatch.setattr(reconcile, "STEP_DOTS", SLICE)
 
 
 def pair(size: int = 2_000, **settings: Any) -> tuple[Cluster, SyncNode, SyncNode]:
@@ -97,6 +101,58 @@ def test_what_is_wrong_in_a_late_slice_is_refused_and_asked_for_again() -> None:
     cluster.settle()
     assert new.value("key1999") == 1999
     assert new.state.digest() == old.state.digest()
+
+
+@pytest.mark.parametrize(("asker", "teller"), [(100, 4_000), (4_000, 100)])
+def test_both_sides_of_a_comparison_sort_their_dots_in_steps(asker: int, teller: int) -> None:
+    """Whoever is ready first waits for the other; what is written meanwhile is kept."""
+    cluster, old, new = pair(teller, config=DIFFERENCE)
+    fill(new, "mine", asker)
+    cluster.pass_s(1)
+    cluster.connect(new, old)
+
+    def comparing() -> bool:
+        intake = new.sync.inbound._intake
+        return intake is not None and intake.comparison is not None
+
+    steps = 0
+    while not comparing():
+        steps += 1
+        assert steps < 1_000
+        new.put(**{f"key{steps}": "newer here"})
+        old.put(**{f"late{steps}": steps})
+        cluster.step()
+    assert steps >= max(asker, teller) // SLICE // 2
+    cluster.settle()
+    assert {part.kind for part in new.installed} == {Kind.DIFFERENCE}
+    assert new.state.digest() == old.state.digest()
+    assert dump(new.recovered()) == dump(new.state)
+    assert (new.value("late1"), old.value("key1")) == (1, "newer here")
+
+
+def test_steps_lead_to_the_same_set_of_dots_as_they_were() -> None:
+    cluster, old, new = pair(500)
+    fill(new, "mine", 350)
+    cluster.connect(new, old)
+    cluster.settle()
+    state = new.state
+    live = {entry[0] for *_, entry in state.entries()}
+    pinned = PinnedDots(state)
+    steps = 0
+    while (found := pinned.step()) is None:
+        steps += 1
+        new.put(**{f"key{steps}": "changes nothing of what was pinned"})
+        cluster.pass_s(0.1)
+    assert steps >= len(live) // SLICE
+    assert len(found) == len(live)
+    for replica in {dot >> 64 for dot in live}:
+        through = (replica, 1, 1 << 40)
+        assert {replica << 64 | int(n) for n in found.sequences(through)} == {
+            dot for dot in live if dot >> 64 == replica
+        }
+        held = [dot for dot in live if dot >> 64 == replica]
+        assert found.fingerprint(through) == hash_dots(held)[0]
+    assert len(DotSet.of(State(state.shapes))) == 0
 
 
 @pytest.mark.parametrize("size", [1, 7, 100, 1 << 30])
