@@ -99,13 +99,23 @@ class DotDigest:
 
     FOLD_AT: Final = 32_768
 
-    __slots__ = ("_first", "_pending", "_ranges", "_removed", "_replaced", "_second")
+    __slots__ = (
+        "_first",
+        "_next",
+        "_pending",
+        "_ranges",
+        "_removed",
+        "_replaced",
+        "_second",
+        "_start",
+    )
 
     def __init__(self) -> None:
         self._first = 0
         self._second = 0
-        # Per replica, first sequences and numbers of dots; adjacent ranges are kept as one.
-        self._ranges: dict[int, list[tuple[int, int]]] = {}
+        # The range that the next one most often continues, and those before it.
+        self._start = self._next = 0
+        self._ranges: list[tuple[int, int]] = []
         self._removed: list[int] = []
         # Per replica and width of distances, first sequences and columns.
         self._replaced: dict[tuple[int, str], list[tuple[int, Distances[int]]]] = {}
@@ -113,16 +123,19 @@ class DotDigest:
 
     def add_range(self, first_dot: int, count: int) -> None:
         """Note ``count`` consecutive dots of one replica as live."""
-        first = first_dot & SEQUENCE_MASK
-        ranges = self._ranges.setdefault(first_dot >> SEQUENCE_BITS, [])
-        if ranges and sum(ranges[-1]) == first:
-            first, before = ranges.pop()
-            ranges.append((first, before + count))
+        if first_dot == self._next:
+            self._next += count
         else:
-            ranges.append((first, count))
+            self._close_range()
+            self._start, self._next = first_dot, first_dot + count
         self._pending += count
         if self._pending > self.FOLD_AT:
             self._fold()
+
+    def _close_range(self) -> None:
+        if self._start < self._next:
+            self._ranges.append((self._start, self._next - self._start))
+            self._start = self._next = 0
 
     def remove(self, dots: list[int]) -> None:
         """Note dots as no longer live. The list is copied."""
@@ -157,7 +170,11 @@ class DotDigest:
         return f"{first:016x}{second:016x}"
 
     def _fold(self) -> None:
-        for replica, ranges in self._ranges.items():
+        self._close_range()
+        added: dict[int, list[tuple[int, int]]] = {}
+        for dot, count in self._ranges:
+            added.setdefault(dot >> SEQUENCE_BITS, []).append((dot & SEQUENCE_MASK, count))
+        for replica, ranges in added.items():
             counts = np.array([count for _, count in ranges], np.int64)
             self._count(replica, _runs([first for first, _ in ranges], counts), 1)
         for (replica, code), columns in self._replaced.items():
@@ -168,7 +185,7 @@ class DotDigest:
         first, second = hash_dots(self._removed)
         self._first = (self._first - first) & _MASK
         self._second = (self._second - second) & _MASK
-        self._ranges = {}
+        self._ranges = []
         self._replaced = {}
         self._removed = []
         self._pending = 0

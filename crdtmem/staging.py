@@ -87,7 +87,8 @@ class TransactionStage:
         self._undo: list[tuple[dict[Any, Slot], Any, Slot | None]] = []
         self._added = len(overlay.added)
         self._replaced = len(overlay.replaced)
-        self._removed = {space: len(dots) for space, dots in overlay.removed.items()}
+        removed = overlay.removed
+        self._removed = {space: len(removed[space]) for space in removed} if removed else {}
 
     def _stamp(self, metadata: Metadata) -> Stamp:
         transaction = self.transaction
