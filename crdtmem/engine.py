@@ -32,7 +32,7 @@ from crdtmem.effects import Alarm, Effect, FindEvidence, Persist, Rederive, Repl
 from crdtmem.errors import CrdtmemError
 from crdtmem.flight import Flight, idle_flight, touches_system
 from crdtmem.inbox import Verdict
-from crdtmem.install import Installation
+from crdtmem.install import Installation, Kind
 from crdtmem.kept_acknowledgements import ACKNOWLEDGED, KeptAcknowledgements
 from crdtmem.limits import DEFAULT_LIMITS, Limits
 from crdtmem.membership import Membership, NodeInfo
@@ -96,7 +96,9 @@ class Engine:
     def advance(self, now_us: int) -> list[Effect]:
         """Stage the next flight if there is work for one, or what is known is to be kept."""
         replica = self.replica
-        effects = self._settle(replica.stage(now_us)) if replica.has_work else []
+        effects = self._judge_installation(now_us) if replica.installations else []
+        if replica.has_work:
+            effects += self._settle(replica.stage(now_us))
         if self.kept.due and replica.halted is None:
             if replica.flight is None:
                 replica.flight = idle_flight(self.state, replica.tips)
@@ -367,12 +369,22 @@ class Engine:
 
     def install(self, installation: Installation, now_us: int) -> list[Effect]:
         """Join an installation through a flight of its own, unless it reaches beyond a cut."""
-        evictions = self.membership.evictions
-        if not evictions.may_join(installation.header.vector):
-            message = "a snapshot reaches beyond the cut of an eviction under way; not taken yet"
-            return [Alarm("snapshot refused", message, {})]
-        evictions.note_cuts(installation.header.cuts)
         return self.replica.install(installation)
+
+    def _judge_installation(self, now_us: int) -> list[Effect]:
+        """Refuse what reaches beyond a cut, at the last moment: it may have waited for a flight."""
+        replica, evictions = self.replica, self.membership.evictions
+        installation = replica.installations[0]
+        if replica.flight is not None:
+            return []
+        if evictions.may_join(installation.header.vector):
+            evictions.note_cuts(installation.header.cuts)
+            return []
+        replica.installations.popleft()
+        if installation.kind is not Kind.CORRECTION:
+            self.sync.inbound.rejected(now_us)
+        message = "a snapshot reaches beyond the cut of an eviction under way; not taken yet"
+        return [Alarm("snapshot refused", message, {})]
 
     def rederive(self, request: Any) -> list[Effect]:
         """Ask for the state to be rebuilt from the store and compared."""

@@ -111,7 +111,7 @@ class Replica(ReadSide):
         self.collectible: dict[tuple[SpaceName, int], set[str]] = {}
         self._queue = TransactionQueue()
         self._waiting = WaitingRoom()
-        self._installations: deque[Installation] = deque()
+        self.installations: deque[Installation] = deque()
         self.operations = KnownOperations()
         self._dependencies_sent: VersionVector = VersionVector()
 
@@ -165,7 +165,7 @@ class Replica(ReadSide):
 
     def install(self, installation: Installation) -> list[Effect]:
         """Queue another replica's state, or a difference to it, to be joined as a whole."""
-        self._installations.append(installation)
+        self.installations.append(installation)
         return []
 
     def offer(self, batch: Batch) -> tuple[Verdict, list[Effect]]:
@@ -183,7 +183,7 @@ class Replica(ReadSide):
     def has_work(self) -> bool:
         """Whether ``stage`` may have something to do (and no flight is out)."""
         queued = self._queue and self.writable
-        return self.flight is None and bool(queued or len(self.inbox) or self._installations)
+        return self.flight is None and bool(queued or len(self.inbox) or self.installations)
 
     # ------------------------------------------------------------------ staging
 
@@ -191,8 +191,8 @@ class Replica(ReadSide):
         """Stage the next flight: ``[Persist]``, or answers only, or nothing."""
         if self.flight is not None:
             return []
-        if self._installations:
-            return self._stage_installation(self._installations[0])
+        if self.installations:
+            return self._stage_installation(self.installations[0])
         flight = Flight(Overlay(self.state), self.state.vector.copy())
         tips = dict(self.tips)
         effects: list[Effect] = []
@@ -333,7 +333,7 @@ class Replica(ReadSide):
         self.tips = flight.tips
         effects: list[Effect] = []
         if flight.installation is not None:
-            self._installations.popleft()
+            self.installations.popleft()
             self.note_installed(flight.installation)
         for batch in flight.batches:
             self._note_published(batch)

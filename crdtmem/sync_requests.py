@@ -111,9 +111,11 @@ class Requests:
             last = min(known, bound(replica))
             first = have.get(replica, 0) + 1
             if first > last:
-                del self._lacking[replica]
-                self._noticed_us.pop(replica, None)
                 self._outstanding.pop(replica, None)
+                if first > known:
+                    del self._lacking[replica]
+                    self._noticed_us.pop(replica, None)
+                # Else a cut holds it back, which may rise, and nobody would tell of it again.
                 continue
             held = self._outstanding.get(replica)
             if held is not None:
@@ -122,7 +124,9 @@ class Requests:
                     continue
                 held.session.failures += 1
                 del self._outstanding[replica]
-            self._ask(plan, opened, replica, (first, last), now_us)
+            holders = self._ask(plan, opened, replica, (first, last), now_us)
+            if holders and plan.snapshot_from is None:
+                plan.snapshot_from = min(holders, key=lambda session: _as_source(session, bound))
         return plan
 
     def _ask(
@@ -132,18 +136,17 @@ class Requests:
         replica: int,
         lacking: tuple[int, int],
         now_us: int,
-    ) -> None:
+    ) -> list[Session]:
+        """Ask for one range; returns who holds it, if nobody has the log of it any more."""
         first, last = lacking
         holders = [session for session in sessions if session.vector.get(replica, 0) >= first]
         able = [session for session in holders if session.gaps.get(replica, 0) <= first]
         if not able:
-            if holders and plan.snapshot_from is None:
-                plan.snapshot_from = min(holders, key=_cost)
-            return
+            return holders
         due_us = self._due_us(replica, able)
         if now_us < due_us:
             self._wake_at(due_us)
-            return
+            return []
         # A peer that failed lately is asked after those that did not.
         best = min(able, key=lambda session: (session.failures, session.replica != replica,
                                               _cost(session)))  # fmt: skip
@@ -152,6 +155,7 @@ class Requests:
         deadline_us = now_us + self._config.request_us
         self._outstanding[replica] = _Outstanding(best, through, deadline_us)
         self._wake_at(deadline_us)
+        return []
 
     def _wake_at(self, at_us: int) -> None:
         self.next_us = at_us if self.next_us is None else min(self.next_us, at_us)
@@ -160,6 +164,15 @@ class Requests:
         pushed = any(session.replica == replica for session in able)
         wait_us = self._config.push_us if pushed else self._config.relay_us
         return self._noticed_us.get(replica, 0) + wait_us
+
+
+def _as_source(session: Session, bound: Callable[[int], int]) -> tuple[bool, int, int]:
+    """Return how well a peer serves as source of a snapshot: the lowest is the best.
+
+    What reaches beyond a cut would be refused, and a peer that failed lately may fail again.
+    """
+    beyond = any(last > bound(replica) for replica, last in session.vector.items())
+    return beyond, session.failures, _cost(session)
 
 
 def _cost(session: Session) -> int:

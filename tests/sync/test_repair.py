@@ -132,7 +132,7 @@ def test_a_write_in_between_voids_the_round_and_the_next_one_mends() -> None:
     lose(b, "key5")
     forget_in_store(b)
     a.put(touched=1)
-    cluster.run(lambda: bool(b.replica._installations) or bool(b.installed), limit_s=30)
+    cluster.run(lambda: bool(b.replica.installations) or bool(b.installed), limit_s=30)
     b.put(key5="written meanwhile")
     cluster.settle(limit_s=120)
     assert b.value("key5") == a.value("key5") == "written meanwhile"

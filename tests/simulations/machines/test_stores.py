@@ -215,16 +215,17 @@ class SideBySide(RuleBasedStateMachine):
             data = f"{replica}/{first}".encode().ljust(size, b".")
             records.append(BatchRecord.of(replica, first, last, data))
             first = last + 1
-        self.both(lambda s: s.append(records, arrived_at_us=first))
-        self.heads[replica] = first - 1
+        if self.both(lambda s: s.append(records, arrived_at_us=first)) is None:
+            self.heads[replica] = first - 1
 
     @precondition(lambda self: self.runs)
     @rule(replica=st.sampled_from(REPLICAS), back=st.integers(0, 3))
     def append_again(self, replica: int, back: int) -> None:
         """What is there already is refused by both, and nothing of the call is kept."""
         first = max(1, self.head(replica) - back)
+        other = self.head(7) + 1
         records = [
-            BatchRecord.of(7, self.head(7) + 1, self.head(7) + 1, b"new"),
+            BatchRecord.of(7, other, other, b"new"),
             BatchRecord.of(replica, first, first, b"again"),
         ]
         if self.head(replica):
@@ -287,8 +288,9 @@ class SideBySide(RuleBasedStateMachine):
     @precondition(lambda self: self.runs)
     @rule(replica=st.sampled_from(REPLICAS), back=st.integers(0, 9))
     def divert(self, replica: int, back: int) -> None:
-        self.both(lambda s: s.divert(replica, max(0, self.head(replica) - back)))
-        self.heads = {}
+        above = max(0, self.head(replica) - back)
+        if type(self.both(lambda s: s.divert(replica, above))) is int:
+            self.heads = {}
 
     @precondition(lambda self: self.runs)
     @rule(back=st.integers(0, 4))
