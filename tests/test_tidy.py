@@ -52,6 +52,10 @@ def test_pure_modules_do_not_touch_the_world() -> None:
     hold(offences(tidy.impure_imports, "crdtmem"))
 
 
+def test_simulated_worlds_depend_on_nothing_but_their_seed() -> None:
+    hold(offences(tidy.unrepeatable, "simulations"))
+
+
 def test_every_module_is_documented_and_lists_its_names() -> None:
     hold(offences(tidy.unlisted_names, *SHIPPED))
 
@@ -134,6 +138,7 @@ def test_imports_point_down_only() -> None:
         ("errors", "import crdtmem.codec\n", "The words at the bottom"),
         ("clock", "import crdtmem.codec\n", "No two modules import each other"),
         ("unplaced", "", "Imports point down only"),
+        ("codec", "import simulations\n", "Nothing in crdtmem knows of the simulator"),
     ],
 )
 def test_the_contracts_break_on_a_planted_import(
@@ -142,6 +147,8 @@ def test_the_contracts_break_on_a_planted_import(
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     package = tmp_path / "crdtmem"
     package.mkdir()
+    (tmp_path / "simulations").mkdir()
+    (tmp_path / "simulations" / "__init__.py").write_text("")
     for name in ("__init__", "errors", "entries", "clock", "causality", "batch", "table", "replica",
                  "engine", "store"):  # fmt: skip
         (package / f"{name}.py").write_text("")
@@ -195,6 +202,34 @@ def test_purity_is_not_mistaken_for_impurity() -> None:
     assert tidy.impure_imports("crdtmem.replica", source) == []
     assert tidy.impure_imports("crdtmem.store.files", "import os\n") == []
     assert tidy.impure_imports("crdtmem.store", "import os\n") == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import time\n",
+        "import random\n",
+        "from random import choice\n",
+        "from random import Random\nchance = Random()\n",
+        "from simulations import campaign\n",
+        "from crdtmem.runtime import Runtime\n",
+        "order = sorted(items, key=lambda item: id(item))\n",
+        "number = hash(name)\n",
+        "for name in {'a', 'b'}:\n    print\n",
+        "order = [name for name in set(names)]\n",
+    ],
+)
+def test_what_cannot_be_repeated_is_found(source: str) -> None:
+    assert tidy.unrepeatable("simulations.world", source)
+    assert tidy.unrepeatable("simulations.campaign", source) == []
+
+
+def test_what_a_world_may_use_is_not_mistaken() -> None:
+    source = (
+        "from random import Random\nfrom crdtmem.executor import Executor\nchance = Random(7)\n"
+        "for name in sorted({'a', 'b'}):\n    chance.choice(name)\n"
+    )
+    assert tidy.unrepeatable("simulations.world", source) == []
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from typing import Any
 
 __all__ = [
     "IMPURE",
+    "WORLDLY_SIMULATIONS",
     "bare_top_level",
     "impure_imports",
     "loud_comments",
@@ -36,6 +37,7 @@ __all__ = [
     "sleeps",
     "top_level_names",
     "unlisted_names",
+    "unrepeatable",
 ]
 
 MODULE_LINES = 500
@@ -49,6 +51,16 @@ IMPURE = frozenset({
     "node_verbs",
     "peers", "recovery", "relay", "rescuing", "retirement", "runtime", "server", "services",
     "settings", "store", "synchronous", "verbs", "wall",
+})  # fmt: skip
+
+# The edge of the simulator: the rest of it depends on nothing but its arguments and its seed.
+WORLDLY_SIMULATIONS = frozenset({"__main__", "campaign", "real", "real_stage", "report"})
+# They look for files before a world begins: scenarios by path, recordings to be replayed.
+_READERS = frozenset({"stage", "workloads.replays"})
+
+# What production runs at its edge and a world plays the world for.
+_PLAYED = frozenset({
+    "checkpointing", "executor", "recovery", "rescuing", "retirement", "services", "store",
 })  # fmt: skip
 
 # What a pure module may not import: the world, and libraries that only the edge needs.
@@ -103,6 +115,37 @@ def impure_imports(module: str, source: str, *, package: str = "crdtmem") -> lis
                 offences.append(f"{module}:{node.lineno}: a pure module calls {called.id}()")
             if isinstance(called, ast.Attribute) and called.attr in _CLOCK_READS:
                 offences.append(f"{module}:{node.lineno}: a pure module reads a clock")
+    return offences
+
+
+def unrepeatable(module: str, source: str) -> list[str]:
+    """Find what could make two runs of one seed differ, in the simulator's pure modules."""
+    name = module.removeprefix("simulations").removeprefix(".")
+    if name in WORLDLY_SIMULATIONS | _READERS:
+        return []
+    offences = []
+    for node in _running_nodes(ast.parse(source)):
+        for imported in _imported(node):
+            top, _, rest = imported.partition(".")
+            within = rest.partition(".")[0]
+            if (
+                (top in _WORLD and imported not in ("random", "random.Random"))
+                or (isinstance(node, ast.Import) and imported == "random")
+                or (top == "simulations" and rest in WORLDLY_SIMULATIONS)
+                or (top == "crdtmem" and within in IMPURE - _PLAYED)
+            ):
+                offences.append(f"{module}:{_line(node)}: a simulated world imports {imported}")
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            if called in _WORLDLY_CALLS | {"hash", "id"} or (called == "Random" and not node.args):
+                offences.append(f"{module}:{node.lineno}: a simulated world calls {called}()")
+        looped = [node.iter] if isinstance(node, (ast.For, ast.comprehension)) else []
+        for over in looped:
+            unordered = isinstance(over, (ast.Set, ast.SetComp)) or (
+                isinstance(over, ast.Call) and ast.unparse(over.func) in ("set", "frozenset")
+            )
+            if unordered:
+                offences.append(f"{module}:{_line(over)}: a simulated world goes through a set")
     return offences
 
 
