@@ -49,11 +49,16 @@ class Interpreter:
 
     def __init__(self, lowest: int = 1) -> None:
         self.lowest = lowest
-        self.agreed = 0
+        self._theirs = 0
         self.packed_out = 0
         self.packed_in = 0
         self._buffer = b""
         self._broken = False
+
+    @property
+    def agreed(self) -> int:
+        """The version that both ends speak, 0 while the peer has said nothing."""
+        return min(2, self._theirs)
 
     def outgoing(self, frame: bytes) -> bytes:
         """Translate one frame of the engine."""
@@ -99,8 +104,8 @@ class Interpreter:
             body = unpack(payload)
             code = body[0]
             if code == Hello.CODE:
-                self.agreed = min(2, body[_VERSIONS_AT][1])
-                if self.lowest > body[_VERSIONS_AT][1]:
+                self._theirs = body[_VERSIONS_AT][1]
+                if self.lowest > self._theirs:
                     # Nothing in common: today's engine finds that out if it is named to it.
                     named = list(body)
                     named[_VERSIONS_AT] = (3, 3)

@@ -255,8 +255,8 @@ class Machine:
         if self.executor is None or store is None:
             return
         self.world.note("crash", self.name)
-        last()
         self._end(silent=False)
+        last()
         store.crash()
 
     def _finish_write(self, executor: VirtualExecutor, store: MemoryStore) -> None:

@@ -448,8 +448,11 @@ class MemoryCheckpointWriter:
     def commit(self) -> None:
         """Make it the newest whole checkpoint."""
         self._require_open()
-        saved = SavedCheckpoint.of(self._header, self._after_ordinal, tuple(self._chunks))
-        self._store.disk.checkpoints.append(saved)
+        disk = self._store.disk
+        saved = SavedCheckpoint.of(
+            self._header, self._after_ordinal, tuple(self._chunks), disk.position.ordinal
+        )
+        disk.checkpoints.append(saved)
         self.open = False
 
     def abort(self) -> None:

@@ -57,17 +57,28 @@ class FaultPlan:
 
 @dataclass(frozen=True, slots=True)
 class SavedCheckpoint:
-    """A whole checkpoint as it lies on the disk; ``digest`` guards all of it."""
+    """A whole checkpoint as it lies on the disk; ``digest`` guards all of it.
+
+    It was begun at ``after_ordinal`` and may hold what the log held at ``through_ordinal``.
+    """
 
     header: bytes
     after_ordinal: int
     chunks: tuple[bytes, ...]
     digest: bytes
+    through_ordinal: int = 0
 
     @classmethod
-    def of(cls, header: bytes, after_ordinal: int, chunks: tuple[bytes, ...]) -> SavedCheckpoint:
+    def of(
+        cls,
+        header: bytes,
+        after_ordinal: int,
+        chunks: tuple[bytes, ...],
+        through_ordinal: int = 0,
+    ) -> SavedCheckpoint:
         """A checkpoint with its digest computed here."""
-        return cls(header, after_ordinal, chunks, cls._digest(header, after_ordinal, chunks))
+        digest = cls._digest(header, after_ordinal, chunks)
+        return cls(header, after_ordinal, chunks, digest, through_ordinal)
 
     @property
     def is_sound(self) -> bool:

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from crdtmem.errors import StoreError, StoreFailed
 from crdtmem.executor import write_flight
+from crdtmem.store.memory import MemoryDisk
 from simulations.faults.base import (
     Arguments,
     Fault,
@@ -183,10 +184,10 @@ class Rot(_Harm):
 
     def harm(self, machine: Machine, arguments: Arguments) -> bool:
         """Damage them."""
-        if not machine.device.disk.records:
-            return False
-        machine.device.rot(int(arguments["records"]))
-        return True
+        count = min(int(arguments["records"]), _exposed(machine.device.disk))
+        if count:
+            machine.device.rot(count)
+        return bool(count)
 
 
 class LostTail(_Harm):
@@ -199,17 +200,20 @@ class LostTail(_Harm):
     def harm(self, machine: Machine, arguments: Arguments) -> bool:
         """Lose them."""
         disk = machine.device.disk
-        uncovered = len(disk.records) - len(disk.records[: _index_after(disk.records, disk)])
-        count = min(int(arguments["records"]), uncovered)
+        count = min(int(arguments["records"]), _exposed(disk))
         if count:
             disk.lose_tail(count)
         return bool(count)
 
 
-def _index_after(records: list[Any], disk: Any) -> int:
-    """Return how many records the newest checkpoint covers: those are not lost alone."""
-    covered = disk.checkpoints[-1].after_ordinal if disk.checkpoints else 0
-    return sum(record.ordinal <= covered for record in records)
+def _exposed(disk: MemoryDisk) -> int:
+    """Return how many of the last records may be lost alone.
+
+    What a later checkpoint may hold as well does not go without it: disks lose what was
+    written last.
+    """
+    held = disk.checkpoints[-1].through_ordinal if disk.checkpoints else 0
+    return sum(record.ordinal > held for record in disk.records)
 
 
 class RottenCheckpoint(_Harm):

@@ -109,13 +109,13 @@ class Overlap(_Cut):
         """Cut each from the far side of a circle."""
         around = random.sample(shape.machines, len(shape.machines))
         count = len(around)
-        reach = count // 2 - (count % 2 == 0) if count > 2 else 0
-        near = (count - 1) // 2 if count < 5 else max(1, reach // 2 + 1)
+        # Everybody keeps those within reach on the circle: with itself just a majority.
+        reach = (count + 2) // 4
         return [
             [around[a], around[b]]
             for a in range(count)
             for b in range(count)
-            if a != b and min((a - b) % count, (b - a) % count) > near
+            if min((a - b) % count, (b - a) % count) > reach
         ]
 
 
