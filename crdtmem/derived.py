@@ -1,4 +1,4 @@
-"""What a replica derives from its state and keeps at hand: policies and operation ids.
+"""What a replica derives from its state and keeps at hand: policies, operation ids, and more.
 
 Problem: looking up a space's policy for every write, or searching the log for an
 operation id, would cost more than the write.
@@ -17,18 +17,21 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
-from crdtmem.batch import Batch, SpaceName
+from crdtmem.batch import Batch, Segment, SpaceName
+from crdtmem.crdt import DATATYPES_BY_CODE
+from crdtmem.entries import Field, Siblings, Stamp
 from crdtmem.errors import InvalidValue
 from crdtmem.policy import DEFAULT_POLICY, SYSTEM_SPACE, Policy, policy_key, policy_space
 from crdtmem.reading import SpaceReader
-from crdtmem.table import State
+from crdtmem.table import State, Table
 
-__all__ = ["KNOWN_OPERATIONS", "KnownOperations", "Policies"]
+__all__ = ["KNOWN_OPERATIONS", "KnownOperations", "Policies", "collectible_keys"]
 
 KNOWN_OPERATIONS: Final = 100_000
 _REGISTER: Final = 1
+_NOBODY: Final = Stamp(0, 0, 0)
 
 
 class Policies:
@@ -103,3 +106,34 @@ class KnownOperations:
     def listed(self) -> list[tuple[bytes, int, int]]:
         """Return them all, oldest first."""
         return [(name, first, count) for name, (first, count) in self._known.items()]
+
+
+def collectible_keys(state: State) -> dict[tuple[SpaceName, int], set[str]]:
+    """Return the keys in which a state may hold what is to be collected one day.
+
+    Whoever publishes batches notes these from their segments; a recovered state has none.
+    """
+    found: dict[tuple[SpaceName, int], set[str]] = {}
+    for place, table in state.tables.items():
+        # Most tables hold nothing of the kind, which is quicker to tell of all keys at once.
+        if DATATYPES_BY_CODE[table.datatype].collectible and _leaves_behind(table, table.slots):
+            found[place] = {key for key in table.slots if _leaves_behind(table, (key,))}
+    return found
+
+
+def _leaves_behind(table: Table, keys: Iterable[str]) -> bool:
+    """Tell whether some keys may hold what is to be collected, as of a segment of their entries."""
+    values: list[Any] = []
+    fields: list[Field | None] = []
+    for key in keys:
+        held = table.slots[key]
+        for name, slot in held.items() if table.nested else ((None, held),):
+            if type(slot) is not Siblings:
+                values.append(slot[1])
+                fields.append(name)
+            else:
+                values += [entry[1] for entry in slot]
+                fields += [name] * len(slot)
+    columns = (fields if table.nested else None, values)
+    segment = Segment(table.space, table.datatype, 1, len(values), "", *columns, None, _NOBODY)
+    return DATATYPES_BY_CODE[table.datatype].leaves_behind(segment)

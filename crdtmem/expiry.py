@@ -52,6 +52,20 @@ class ExpiryQueue:
         """Queue one entry."""
         heapq.heappush(self._heap, (expires_at_us, dot, *place))
 
+    def recover(self, state: State, replica: int) -> None:
+        """Queue every entry with an expiry that this replica wrote: after a recovery.
+
+        What a checkpoint covers is in the state only, and no segment tells of it.
+        """
+        self._heap = [
+            (stamp.expires_at_us, dot, table.space, table.datatype, key, field)
+            for table in state.tables.values()
+            for key, field, slot in table.places()
+            for dot, _, stamp in as_siblings(slot)
+            if stamp.expires_at_us is not None and stamp.replica == replica
+        ]
+        heapq.heapify(self._heap)
+
     def next_us(self) -> int | None:
         """Return when the next entry expires, or ``None``."""
         return self._heap[0][0] if self._heap else None

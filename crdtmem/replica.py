@@ -36,7 +36,7 @@ from crdtmem.causality import Context, VersionVector
 from crdtmem.clock import HybridClock
 from crdtmem.codec import pack, unpack
 from crdtmem.crdt import DATATYPES_BY_CODE
-from crdtmem.derived import KnownOperations
+from crdtmem.derived import KnownOperations, collectible_keys
 from crdtmem.effects import Alarm, Effect, Notify, Persist, Reply
 from crdtmem.entries import pack_dot, unpack_dot
 from crdtmem.errors import (
@@ -368,9 +368,8 @@ class Replica(ReadSide):
         self.clock.receive(installation.header.clock[0])
         for identity, first, count in installation.header.operations:
             self.operations.learn(identity, first, count)
-        for (space, code), table in installation.state.tables.items():
-            if DATATYPES_BY_CODE[code].collectible:
-                self.collectible.setdefault((space, code), set()).update(table.slots)
+        for place, keys in collectible_keys(installation.state).items():
+            self.collectible.setdefault(place, set()).update(keys)
         for batch in installation.batches:
             self._note_published(batch)
         self._policies.note_all()
@@ -483,13 +482,15 @@ class Replica(ReadSide):
         self.note_installed(installation)
 
     def recovered(self, metadata: Mapping[str, bytes]) -> None:
-        """Finish a recovery: digests, policies, and the clock's last stamps."""
+        """Finish a recovery: digests, policies, the clock's last stamps, and what is to be done."""
         self.state.rebuild_derived()
         stamps = metadata.get("clock")
         if stamps is not None:
             order, physical_us = unpack(stamps)
             self.clock.recover(order, physical_us)
         self._policies.note_all()
+        self.collectible = collectible_keys(self.state)
+        self.expiry.recover(self.state, self.identity.replica)
 
 
 def _written_elsewhere(batch: Batch) -> Alarm:
