@@ -6,7 +6,8 @@ acknowledgement, neither less nor anything that was never durable.
 
 Idea: when a node ends, the history knows what its disk has been seen to hold. A start under
 the same id, of a disk that nobody harmed, must lead to exactly that vector; one under a
-new id needs a reason: the verdict that the old one was given up, or harm.
+new id needs a reason: the verdict that the old one was given up, harm, or a record that is
+found torn. What was torn was under way: what had been published is not lost with it.
 
 Invariants: what was published was durable (``durability`` checks that), so a recovered vector
 that equals the durable one covers all that was acknowledged.
@@ -14,6 +15,7 @@ that equals the durable one covers all that was acknowledged.
 
 from __future__ import annotations
 
+from crdtmem.store.base import content_digest
 from simulations.checkers.base import Checker
 from simulations.history import History
 from simulations.node import Machine
@@ -31,9 +33,11 @@ class Recovery(Checker):
     def __init__(self, world: World, history: History) -> None:
         super().__init__(world, history)
         self._harms: dict[str, int] = {}
+        self._damaged: dict[str, int] = {}
 
     def ended(self, machine: Machine) -> None:
-        """Remember how often the disk had been harmed by now."""
+        """Remember how often the disk had been harmed by now, and how much was found."""
+        self._damaged[machine.name] = _damaged(machine)
         self._harms[machine.name] = len(self.history.harms.get(machine.name, ()))
 
     def started(self, machine: Machine) -> None:
@@ -45,7 +49,11 @@ class Recovery(Checker):
             return
         view = self.history.views[machine.name]
         if view.replica != before.replica:
-            if not view.continuous:
+            torn = _damaged(machine) > self._damaged.get(machine.name, 0)
+            if torn and not view.vector.dominates(before.vector):
+                lost = before.vector.beyond(view.vector)
+                raise self.fail(f"a torn write cost it {lost}, which it had published", machine)
+            if not torn and not view.continuous:
                 words = (
                     f"it goes on as {view.replica:016x}, not {before.replica:016x}, though "
                     "nobody harmed its disk"
@@ -57,3 +65,9 @@ class Recovery(Checker):
             gained = view.vector.beyond(before.durable)
             words = f"it came back without {lost} and with {gained}"
             raise self.fail(words, machine)
+
+
+def _damaged(machine: Machine) -> int:
+    """Return how many records that were set aside fail their checksums."""
+    disk = machine.device.disk
+    return sum(content_digest(record.data) != record.digest for record in disk.quarantine)
