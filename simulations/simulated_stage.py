@@ -35,7 +35,7 @@ from simulations.steps import Step
 from simulations.workloads import WORKLOADS
 from simulations.world import SECOND, World
 
-__all__ = ["HUBS", "SPACE", "SimulatedStage", "run_scenario"]
+__all__ = ["HUBS", "SPACE", "SimulatedStage", "mixed", "run_scenario"]
 
 SPACE: Final = ("stage",)
 """The space of what a scenario writes itself."""
@@ -165,10 +165,7 @@ class SimulatedStage(Stage):
         on: Whom | None = None,
     ) -> None:
         """See ``Stage``."""
-        names = list(WORKLOADS) if workload == "mixed" else [workload]
-        unknown = [name for name in names if name not in WORKLOADS]
-        if unknown:
-            raise BadPlan(f"no workload is called {unknown[0]}; there are {', '.join(WORKLOADS)}")
+        names = mixed(workload)
         machines = self.named(on) if on is not None else self.machines
         count = clients or 2 * len(machines)
         played, kernel = self.played, self.world.kernel
@@ -376,11 +373,13 @@ class SimulatedStage(Stage):
         assert self.played is not None
         return self.played.history.views[victim.name].replica
 
-    def upgrade(self, whom: Whom) -> None:
+    def upgrade(self, whom: Whom, version: int = 2) -> None:
         """See ``Stage``."""
         for name in self.named(whom):
             machine = self._machine(name)
             machine.stop()
+            machine.speaks = (1, version)
+            self.world.note("upgrade", name, number=version)
             machine.start()
 
     # ------------------------------------------------------------------ looking
@@ -433,6 +432,15 @@ class SimulatedStage(Stage):
         super().say(text)
         if self.played is not None:
             self.world.note("say", "", text)
+
+
+def mixed(workload: str) -> list[str]:
+    """Return the workloads that a load of this name is made of. Raises ``BadPlan``."""
+    if workload == "mixed":
+        return [name for name, item in WORKLOADS.items() if not item.needs]
+    if workload not in WORKLOADS:
+        raise BadPlan(f"no workload is called {workload}; there are {', '.join(WORKLOADS)}")
+    return [workload]
 
 
 def run_scenario(

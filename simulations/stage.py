@@ -160,7 +160,8 @@ class Stage(ABC):
         clients: int | None = None,
         on: Whom | None = None,
     ) -> None:
-        """Let agents work from now on, as ``workloads.WORKLOADS`` has it; ``mixed`` is all.
+        """Let agents work from now on, as ``workloads.WORKLOADS`` has it; ``mixed`` is all but
+        recordings.
 
         ``rate_per_s`` is that of all of them together; by default there are two clients
         per machine, on all machines.
@@ -286,8 +287,12 @@ class Stage(ABC):
         """Let a machine propose to give another up for good. The victim stays as it is."""
 
     @abstractmethod
-    def upgrade(self, whom: Whom) -> None:
-        """Restart machines with a program that speaks the next protocol version too."""
+    def upgrade(self, whom: Whom, version: int = 2) -> None:
+        """Restart machines with a program that speaks the protocol from 1 up to a version.
+
+        Version 2 is the next program's: it has frames that version 1 cannot parse. With
+        1 machines are set back to the program of today.
+        """
 
     # ------------------------------------------------------------------ looking
 

@@ -93,7 +93,8 @@ class RegionNode:
 
     async def start(self, peers: list[str]) -> None:
         """Start the process, and wait for its readiness line. Raises ``Unreachable``."""
-        self.folder.mkdir()
+        # It is there already where a node is started again.
+        self.folder.mkdir(exist_ok=True)
         settings = {
             "region": self.region,
             "node_name": f"{self.region}-1",
@@ -104,7 +105,7 @@ class RegionNode:
             "peers": ",".join(peers),
             "reconnect": {"minimum_ms": 50, "maximum_ms": 500},
         }
-        with (self.folder / "node.log").open("wb") as log:
+        with (self.folder / "node.log").open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 # Not what happens to lie in the current folder, but the program that runs here.

@@ -30,5 +30,11 @@ def play(stage: Stage) -> None:
         for other in machines:
             known = stage.read(other, "upgraded")
             stage.expect(known == number, f"{other} hears of {machine}")
+    stage.say("eu-west-1 is set back to the old program")
+    stage.upgrade("eu-west-1", 1)
+    stage.run(3)
+    back = stage.write("eu-west-1", "set back", True)
+    stage.run(2)
+    stage.expect(back.ok, "eu-west-1 still writes")
     took_s = stage.converge(within_s=60)
     stage.say(f"all agree after {took_s:.1f} s")
