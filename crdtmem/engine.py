@@ -107,6 +107,11 @@ class Engine:
                 effects[-1].flight.metadata.update(self.kept.metadata())
         return effects
 
+    @property
+    def idle(self) -> bool:
+        """Whether ``advance`` has nothing to do now."""
+        return not (self.replica.has_work or self.kept.due)
+
     def refuse_queued(self, error: CrdtmemError) -> list[Effect]:
         """Answer everything that is not staged yet with an error."""
         return [*self.durability.refuse(error), *self._settle(self.replica.refuse_queued(error))]

@@ -5,7 +5,7 @@ happens when it fails is the subtlest code of all. A simulation that had its own
 version of any of this would prove that version.
 
 Idea: all of it is here, and the world is five verbs that a subclass supplies: what
-time it is (``now_us``), draw an id (``draw_id``), call me later (``after``), do this with
+time it is (``wall_us``, ``elapsed_us``), draw an id (``draw_id``), call me later (``after``), do this with
 the store and tell me (``run_in_store``), and write this down (``log``). ``runtime``
 plays them with asyncio and a thread; the simulator with a heap of events. One flight
 is out at a time; what arrives meanwhile queues in the engine and becomes the next: the
@@ -29,6 +29,7 @@ from inspect import GEN_RUNNING, getgeneratorstate
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from crdtmem.batch import Batch
+from crdtmem.clock import SteadyClock
 from crdtmem.effects import Alarm, Effect, Notify, Persist, ReadLog, Reply, SetTimer
 from crdtmem.engine import Engine
 from crdtmem.errors import Closed, CrdtmemError, Defect, StoreError
@@ -82,6 +83,7 @@ class Executor(ABC):
         self.checkpointer: Checkpointer | None = None
         # How long a commit waits for others to share its fsync with.
         self.linger_us = 0
+        self._steady = SteadyClock()
         self._advancing = False
         self._timer: Timer | None = None
         self._armed_us = 0
@@ -93,8 +95,12 @@ class Executor(ABC):
     # ------------------------------------------------------------------ the world
 
     @abstractmethod
-    def now_us(self) -> int:
+    def wall_us(self) -> int:
         """Return the wall-clock time, in microseconds."""
+
+    @abstractmethod
+    def elapsed_us(self) -> int:
+        """Return a time in microseconds that only ever rises, whatever it counts from."""
 
     @abstractmethod
     def draw_id(self) -> int:
@@ -117,19 +123,25 @@ class Executor(ABC):
 
     # ------------------------------------------------------------------ effects
 
+    def now_us(self) -> int:
+        """Return the engine's time: the wall clock's, but never going back. See ``clock``."""
+        return self._steady.read(self.wall_us(), self.elapsed_us)
+
     def apply(self, effects: Iterable[Effect]) -> None:
-        """Carry out effects in order, then let the engine advance soon."""
+        """Carry out effects in order, then let the engine advance soon, if it has to."""
         if self.defect is not None:
             return
         try:
             for effect in effects:
                 self.carry_out(effect)
+            if not self._advancing:
+                if self.engine.idle:
+                    self._arm()
+                else:
+                    self._advancing = True
+                    self.after(self.linger_us, self._advance)
         except Exception as fault:  # noqa: BLE001 - whatever it is, nothing goes on after it
             self.stop_for(fault)
-            return
-        if not self._advancing:
-            self._advancing = True
-            self.after(self.linger_us, self._advance)
 
     def carry_out(self, effect: Effect) -> None:
         """Carry out one effect."""

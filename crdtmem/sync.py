@@ -446,11 +446,13 @@ class Sync:
         effects += self.inbound.handle_timeout(now_us)
         effects += self.outbound.handle_timeout(now_us)
         effects += self.repair.handle_timeout(now_us)
+        # What is nearly due is done too, so that many streams do not wake us one by one.
+        early_us = now_us + min(self.config.ping_us, self.config.digest_us) // 8
         for session in list(self.sessions.values()):
-            effects += self._tick(session, now_us)
+            effects += self._tick(session, now_us, early_us)
         return effects + self._plan(now_us)
 
-    def _tick(self, session: Session, now_us: int) -> list[Effect]:
+    def _tick(self, session: Session, now_us: int, early_us: int) -> list[Effect]:
         config = self.config
         if not session.open:
             if now_us < session.connected_us + config.hello_us:
@@ -461,12 +463,12 @@ class Sync:
         effects: list[Effect] = []
         if session.acknowledge_due_us is not None and now_us >= session.acknowledge_due_us:
             effects += self._tell(session, now_us)
-        if now_us >= session.pinged_us + config.ping_us:
+        if early_us >= session.pinged_us + config.ping_us:
             session.pinged_us = now_us
             effects.append(session.send(Ping(now_us)))
             # What others acknowledged since is passed on, if nothing else was to be told.
             effects += self._tell(session, now_us)
-        if now_us >= session.compared_us + config.digest_us:
+        if early_us >= session.compared_us + config.digest_us:
             effects += self._compare(session, now_us)
         return effects
 

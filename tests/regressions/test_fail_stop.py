@@ -96,6 +96,7 @@ def test_no_input_of_the_machine_may_break_unnoticed(step: str) -> None:
         elif step == "handle_timeout":
             runtime.attempt(lambda: engine.handle_timeout(0))
         else:
+            engine.kept.due = True
             runtime.apply([])
         await eventually(lambda: runtime.defect is not None, "defect")
         async with asyncio.timeout(5):
