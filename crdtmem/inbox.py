@@ -10,6 +10,9 @@ dependencies (which list only what changed since that batch) are covered. A
 batch that is refused for want of room is simply forgotten: nothing marks it as
 seen, so the next comparison of vectors asks for it again.
 
+A cut that is *final* makes void, for ever, what it cuts off and all that follows from it,
+in sequence or by dependencies. None of it may wait: it would wait for ever.
+
 Invariants: at most ``early_batches`` per origin and ``early_bytes`` in all; a
 batch leaves the buffer only when staged or refused; the same dot with other
 content is a fork, which fences its origin here.
@@ -52,6 +55,8 @@ class Inbox:
         self.size = 0
         self.fenced: dict[int, str] = {}
         self.cuts: dict[int, int] = {}
+        # Per replica the last sequence that can ever be joined, where there is one.
+        self.ends: dict[int, int] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self._waiting.values()))
@@ -73,6 +78,8 @@ class Inbox:
             if header.last > joined:
                 raise self.fork(replica, header.first)
             return Verdict.DUPLICATE
+        if self.ends and self._is_void(batch):
+            return Verdict.BEYOND_CUT
         if header.first == joined + 1 and header.previous_hash != tips.get(replica, NO_TIP)[1]:
             raise self.fork(replica, header.first)
         if waiting is not None and header.first in waiting:
@@ -105,6 +112,30 @@ class Inbox:
         waiting = self._waiting.get(replica, {})
         for first in [first for first, batch in waiting.items() if batch.header.last > last]:
             self.size -= len(waiting.pop(first).data)
+
+    def settle(self, replica: int, last: int) -> None:
+        """Take note of a final cut, and forget what it makes void."""
+        if self.ends.get(replica, last + 1) <= last:
+            return
+        self.ends[replica] = last
+        found = True
+        while found:
+            found = False
+            for waiting in self._waiting.values():
+                for first in [first for first, batch in waiting.items() if self._is_void(batch)]:
+                    self.size -= len(waiting.pop(first).data)
+                    found = True
+
+    def _is_void(self, batch: Batch) -> bool:
+        """Tell whether a batch can never be joined, and note that nothing after it can."""
+        header, ends = batch.header, self.ends
+        replica = header.replica
+        void = header.last > ends.get(replica, header.last) or any(
+            sequence > ends.get(other, sequence) for other, sequence in header.dependencies.items()
+        )
+        if void:
+            ends[replica] = min(ends.get(replica, header.first), header.first - 1)
+        return void
 
     def lift_cut(self, replica: int) -> None:
         """Take dots of a replica again."""

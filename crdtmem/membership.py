@@ -274,6 +274,8 @@ class Membership:
             return []
         self._must_react = False
         operations, consequences = self.evictions.react(self.epoch, replica.state.vector)
+        for gone, last in self.epoch.settled.items():
+            replica.inbox.settle(gone, last)
         effects: list[Effect] = []
         for consequence in consequences:
             if isinstance(consequence, SetCut):
@@ -319,4 +321,5 @@ class Membership:
         inbox = self.replica.inbox
         if replica in inbox.fenced:
             return vector.get(replica, 0)
-        return inbox.cuts.get(replica, (1 << 64) - 1)
+        end = inbox.ends.get(replica, (1 << 64) - 1)
+        return min(end, inbox.cuts.get(replica, end))

@@ -129,7 +129,8 @@ def _readings(machine: Machine, place: Key, now_us: int) -> Answers:
     entries = entries_of_place(held, nested=kind.nested, reader=reader)
     conflicts = sorted(repr(field) for field, _ in kind.conflicts(held, reader))
     answers: Answers = {
-        "value": kind.value(held, reader),
+        # As text, here and below: not a number is not equal to itself.
+        "value": repr(kind.value(held, reader)),
         "exists": kind.exists(held, reader),
         "also": kind.also(held, reader),
         # With types: 1 and True are equal.

@@ -6,12 +6,13 @@ that are cut at once): three members never converged after their operator had de
 
 from __future__ import annotations
 
-from crdtmem.batch import GENESIS_HASH
+from crdtmem.batch import GENESIS_HASH, Batch, BatchHeader
 from crdtmem.causality import VersionVector
 from crdtmem.crdt import SHAPES
 from crdtmem.effects import Alarm, Persist
 from crdtmem.engine import Engine
 from crdtmem.frames import FrameReader
+from crdtmem.inbox import Inbox, Verdict
 from crdtmem.install import Installation, Kind
 from crdtmem.messages import Hello
 from crdtmem.replica import Identity
@@ -101,3 +102,28 @@ def test_a_snapshot_that_waited_for_a_flight_is_judged_when_its_turn_comes() -> 
     assert [alarm.name for alarm in told] == ["snapshot refused"]
     assert not engine.state.vector.get(VICTIM)
     assert not engine.replica.installations
+
+
+def test_what_follows_from_beyond_a_final_cut_does_not_wait_for_ever() -> None:
+    """Harm: it lies in the inbox until a restart, and the node believes that it has work."""
+    inbox = Inbox(early_batches=10, early_bytes=1 << 20)
+
+    def offer(replica: int, first: int, **follows: int) -> Verdict:
+        dependencies = VersionVector({int(name[1:]): last for name, last in follows.items()})
+        header = BatchHeader(replica, first, 1, bytes(16), "", dependencies)
+        batch = Batch(header, [], [], bytes([replica, first]), bytes([replica, first]))
+        return inbox.offer(batch, {}, {})
+
+    # A member whom the evicted one admitted, one who followed that one, and a stranger to both.
+    assert offer(4, 1, r9=6) is Verdict.ACCEPTED
+    assert offer(4, 2) is Verdict.ACCEPTED
+    assert offer(5, 3, r4=2) is Verdict.ACCEPTED
+    assert offer(5, 2, r9=5) is Verdict.ACCEPTED
+    assert offer(VICTIM, 6) is Verdict.ACCEPTED
+    inbox.settle(VICTIM, 5)
+    assert len(inbox) == 1, "only what can still be joined"
+    assert inbox.size == 2
+    assert offer(4, 3) is Verdict.BEYOND_CUT
+    assert offer(5, 4) is Verdict.BEYOND_CUT
+    assert offer(6, 2, r4=1) is Verdict.BEYOND_CUT
+    assert offer(7, 2, r9=5) is Verdict.ACCEPTED
