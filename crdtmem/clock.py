@@ -16,13 +16,19 @@ than every order that was joined before it; physical stamps never step back.
 Both survive a restart because the replica's last stamps are persisted with
 every batch and handed to ``recover`` before the next tick.
 
+Deadlines and pauses need a third thing: a time that never goes back. ``SteadyClock``
+makes one of the wall clock: it follows it forward, and while it is behind, having been
+set back, goes on at half speed until the wall clock has caught up, as NTP slews.
+
 Source: Kulkarni, Demirbas et al., "Logical Physical Clocks" (2014), split in
 two so that the physical part can be trusted for expiry and display.
 """
 
 from __future__ import annotations
 
-__all__ = ["HybridClock"]
+from collections.abc import Callable
+
+__all__ = ["HybridClock", "SteadyClock"]
 
 
 class HybridClock:
@@ -54,3 +60,34 @@ class HybridClock:
         self.receive(order)
         if physical_us > self.physical_us:
             self.physical_us = physical_us
+
+
+class SteadyClock:
+    """The wall clock, but never going back: waits then take at most twice as long.
+
+    Without it, a clock set back by an hour would hold back for an hour whatever is done
+    at a time: acknowledgements, comparisons, deadlines.
+    """
+
+    __slots__ = ("_last_us", "_since_us")
+
+    def __init__(self) -> None:
+        self._last_us = 0
+        self._since_us = -1
+
+    def read(self, wall_us: int, elapsed_us: Callable[[], int]) -> int:
+        """Return the steady time.
+
+        ``elapsed_us`` returns a time that only ever rises, whatever it counts from; it is
+        asked for only while the wall clock is behind.
+        """
+        if wall_us >= self._last_us:
+            self._last_us, self._since_us = wall_us, -1
+            return wall_us
+        passed_us = elapsed_us()
+        if self._since_us < 0:
+            self._since_us = passed_us
+        half_us = (passed_us - self._since_us) // 2
+        self._since_us += 2 * half_us
+        self._last_us += half_us
+        return self._last_us

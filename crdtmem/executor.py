@@ -4,13 +4,13 @@ Problem: the order of effects is the durability contract, the store blocks, and 
 happens when it fails is the subtlest code of all. A simulation that had its own
 version of any of this would prove that version.
 
-Idea: all of it is here, and the world is five verbs that a subclass supplies: what
-time it is (``wall_us``, ``elapsed_us``), draw an id (``draw_id``), call me later (``after``), do this with
-the store and tell me (``run_in_store``), and write this down (``log``). ``runtime``
-plays them with asyncio and a thread; the simulator with a heap of events. One flight
-is out at a time; what arrives meanwhile queues in the engine and becomes the next: the
-slower the disk, the larger the group. What takes several turns is a *procedure*, a
-generator of steps, for which the executor waits.
+Idea: all of it is here, and the world is six verbs that a subclass supplies: what its
+clocks show (``wall_us``, ``elapsed_us``), draw an id (``draw_id``), call me later
+(``after``), do this with the store and tell me (``run_in_store``), and write this down
+(``log``). ``runtime`` plays them with asyncio and a thread; the simulator with a heap of
+events. One flight is out at a time; what arrives meanwhile queues in the engine and
+becomes the next: the slower the disk, the larger the group. What takes several turns is
+a *procedure*, a generator of steps, for which the executor waits.
 
 Invariants: effects are carried out in list order; a commit that failed is read back
 from the reopened store before the engine goes on, so an ambiguous commit counts as

@@ -91,7 +91,7 @@ class Memory(MemoryFace):
             raise
         memory = cls(Runtime(engine, store, tune_gc=tune_gc))
         memory.runtime.checkpointer = Checkpointer(memory.runtime)
-        memory.runtime.apply(engine.start(now_us(), found=found))
+        memory.runtime.apply(engine.start(memory.runtime.now_us(), found=found))
         memory.runtime.checkpointer.note_written(0)
         return memory
 
@@ -150,7 +150,7 @@ class Memory(MemoryFace):
         transaction.seal(self.limits)
         if transaction.operation_id is not None:
             _require_free(transaction.operation_id)
-        now = now_us()
+        now = self.runtime.now_us()
         deadline_us = now + options.timeout_ms * 1_000
         after = None if options.after is None else options.after.vector
         runtime.apply(
@@ -162,8 +162,9 @@ class Memory(MemoryFace):
         """Return once a context is durable as widely as named; raises ``DurabilityTimeout``."""
         self.runtime.check_alive()
         ticket: asyncio.Future[None] = self.runtime.ticket()
+        now = self.runtime.now_us()
         self.runtime.apply(
-            self.engine.await_durability(ticket, context.vector, durability, now_us(), deadline_us)
+            self.engine.await_durability(ticket, context.vector, durability, now, deadline_us)
         )
         await ticket
 
@@ -171,7 +172,7 @@ class Memory(MemoryFace):
         """Return once ``context`` has been joined here; raises ``NotCovered`` at the deadline."""
         self.runtime.check_alive()
         ticket: asyncio.Future[Context] = self.runtime.ticket()
-        now = now_us()
+        now = self.runtime.now_us()
         deadline_us = now + timeout_ms * 1_000
         self.runtime.apply(self.engine.wait(ticket, context.vector, now, deadline_us))
         return await ticket
@@ -255,7 +256,7 @@ class Memory(MemoryFace):
         ``UnknownName``, ``InvalidValue`` and ``ConditionFailed``.
         """
         self.runtime.check_open()
-        self.runtime.apply(self.engine.evict(replica, now_us(), forced=forced))
+        self.runtime.apply(self.engine.evict(replica, self.runtime.now_us(), forced=forced))
 
     async def joined(self) -> Context:
         """Return what this replica has joined and published now."""

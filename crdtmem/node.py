@@ -102,7 +102,7 @@ class Node:
         try:
             await node.control.start()
             await node.peers.start()
-            runtime.apply(engine.start(now_us(), found=found))
+            runtime.apply(engine.start(runtime.now_us(), found=found))
             runtime.checkpointer.note_written(0)
         except BaseException:
             await node.stop()

@@ -280,17 +280,17 @@ class PeerStreams:
             return False
         self._streams[stream.number] = stream
         initiator = stream.dialled is not None
-        engine = self._runtime.engine
-        self._runtime.attempt(
-            lambda: engine.connected(stream.number, now_us(), initiator=initiator)
+        runtime, engine = self._runtime, self._runtime.engine
+        runtime.attempt(
+            lambda: engine.connected(stream.number, runtime.now_us(), initiator=initiator)
         )
         return True
 
     def received(self, stream: _Stream, data: bytes) -> None:
         """Hand bytes to the engine."""
-        engine = self._runtime.engine
-        if not self._runtime.closed:
-            self._runtime.attempt(lambda: engine.receive(stream.number, data, now_us()))
+        runtime, engine = self._runtime, self._runtime.engine
+        if not runtime.closed:
+            runtime.attempt(lambda: engine.receive(stream.number, data, runtime.now_us()))
 
     def lost(self, stream: _Stream) -> None:
         """Announce the end of a stream, if its beginning was."""
@@ -301,9 +301,9 @@ class PeerStreams:
             # Wakes those who wait now, and nobody later.
             self._one_ended.set()
             self._one_ended.clear()
-        engine = self._runtime.engine
-        if not self._runtime.closed:
-            self._runtime.attempt(lambda: engine.disconnected(stream.number, now_us()))
+        runtime, engine = self._runtime, self._runtime.engine
+        if not runtime.closed:
+            runtime.attempt(lambda: engine.disconnected(stream.number, runtime.now_us()))
 
     # ------------------------------------------------------------------ effects
 

@@ -24,7 +24,6 @@ from crdtmem.replica import Committed
 from crdtmem.rescue import LostTransaction, LostWrite, Rescue
 from crdtmem.runtime import Runtime
 from crdtmem.transaction import Transaction
-from crdtmem.wall import now_us
 
 __all__ = ["find_chains", "lost_writes", "rescue_all"]
 
@@ -132,7 +131,7 @@ async def _commit(runtime: Runtime, transaction: Transaction) -> Committed:
     engine = runtime.engine
     ticket: asyncio.Future[Committed] = runtime.ticket()
     transaction.seal(engine.limits)
-    now = now_us()
+    now = runtime.now_us()
     deadline_us = now + int(_COMMIT_S * 1e6)
     runtime.apply(engine.submit(ticket, transaction, now, deadline_us=deadline_us))
     return await ticket

@@ -33,7 +33,7 @@ from crdtmem.flight import Flight
 from crdtmem.procedures import Procedure
 from crdtmem.recovery import draw_replica_id
 from crdtmem.store import Store
-from crdtmem.wall import now_us
+from crdtmem.wall import elapsed_us, now_us
 
 __all__ = ["Runtime", "Subscription", "tune_garbage_collector"]
 
@@ -125,9 +125,13 @@ class Runtime(Executor):
 
     # ------------------------------------------------------------------ the world
 
-    def now_us(self) -> int:
+    def wall_us(self) -> int:
         """Return the wall-clock time, in microseconds."""
         return now_us()
+
+    def elapsed_us(self) -> int:
+        """Return the time since some moment, in microseconds."""
+        return elapsed_us()
 
     def draw_id(self) -> int:
         """Return a replica id that nobody has, drawn at random."""

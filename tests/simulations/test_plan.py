@@ -1,6 +1,7 @@
 """Plans: written down, read back, checked."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from simulations.steps import Step
 from simulations.swarm import draw_plan
 from simulations.workloads import WORKLOADS
 
-KNOWN = {"fault": FAULTS, "workload": WORKLOADS, "checker": CHECKERS}
+KNOWN: dict[str, Iterable[str]] = {"fault": FAULTS, "workload": WORKLOADS, "checker": CHECKERS}
 
 PLAN = Plan(
     seed=7,
