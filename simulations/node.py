@@ -152,7 +152,8 @@ class Machine:
         self.storing = 0
         self.dies_after_effects: int | None = None
         self.failed_start: CrdtmemError | None = None
-        # Which versions of the protocol the program speaks: see ``dialects``.
+        # Whether the next start founds anew; which versions it speaks: see ``dialects``.
+        self.founds = False
         self.speaks = (1, 1)
         self._interpreters: dict[int, Interpreter] = {}
         self._streams: dict[int, Stream] = {}
@@ -231,8 +232,9 @@ class Machine:
         self.executor = executor
         self.storing = 0
         self.world.note("start", self.name, number=self.lives)
+        founds = self.founds
         self._watch()
-        self.enter(lambda: executor.attempt(lambda: engine.start(executor.now_us())))
+        self.enter(lambda: executor.attempt(lambda: engine.start(executor.now_us(), found=founds)))
         for peer in self.peers:
             self._dial(peer)
 

@@ -18,7 +18,7 @@ from crdtmem.errors import CrdtmemError, Overloaded
 from simulations.node import Machine
 from simulations.world import World
 
-__all__ = ["cut_log", "evict", "evictions_pending", "finish_evictions"]
+__all__ = ["cut_log", "evict", "evictions_pending", "finish_evictions", "found_anew"]
 
 
 def evict(machine: Machine, replica: int, *, forced: bool = False) -> CrdtmemError | None:
@@ -71,6 +71,27 @@ def finish_evictions(world: World) -> None:
         for victim in sorted((wanted | dead) - engine.epoch.settled.keys() - {engine.replica_id}):
             evict(machine, victim, forced=True)
         return
+
+
+def found_anew(world: World) -> None:
+    """Where no member is left, let whoever holds most found the cluster anew.
+
+    As ``crdtmem node --found`` does: ids that were given up one after another, each
+    waiting for the next to admit it, leave nobody who could.
+    """
+    running = list(world.up())
+    if not running or any(machine.replica.writable for machine in running):
+        return
+
+    def held(machine: Machine) -> tuple[int, str]:
+        return sum(machine.engine.state.vector.values()), machine.name
+
+    founder = max(running, key=held)
+    world.sometimes("a cluster founded anew")
+    founder.stop()
+    founder.founds = True
+    founder.start()
+    founder.founds = False
 
 
 def cut_log(machine: Machine) -> None:

@@ -30,7 +30,7 @@ from simulations.errors import (
 )
 from simulations.faults import FAULTS, heal_all
 from simulations.history import History
-from simulations.operators import evictions_pending, finish_evictions
+from simulations.operators import evictions_pending, finish_evictions, found_anew
 from simulations.plan import Injection, Plan, build_world
 from simulations.workloads import WORKLOADS
 from simulations.world import SECOND, World
@@ -44,6 +44,7 @@ _DETAILS: Final = 6_000
 _PATIENCE_S: Final = 20.0
 """How long nodes get to end an eviction by themselves, before an operator steps in."""
 
+_TENDING_S: Final = 10.0
 _SETTLE_S: Final = 8.0
 """After convergence, for what nodes do of themselves: collection, comparison, checkpoints."""
 
@@ -164,11 +165,7 @@ class Run:
         heal_all(world)
         began_us = world.kernel.now_us
         within_s = self.plan.liveness_us / SECOND
-        self._await(_PATIENCE_S, lambda: self._is_quiet() or evictions_pending(world))
-        if evictions_pending(world):
-            # Nodes may wait for somebody who is gone for good, and only people can know that.
-            self._await(_PATIENCE_S, lambda: not evictions_pending(world))
-            finish_evictions(world)
+        world.after(_PATIENCE_S, self._tend)
         world.run_until(self._is_quiet, "convergence", within_s=within_s, step_s=0.5)
         self.converged_us = world.kernel.now_us - began_us
         finish_evictions(world)
@@ -176,11 +173,17 @@ class Run:
         world.run_until(self._is_quiet, "lasting convergence", within_s=_SETTLE_S * 4)
         world.finished()
 
-    def _await(self, within_s: float, condition: Callable[[], bool]) -> None:
-        """Let time pass until something is so, or not."""
-        end_us = self.world.kernel.now_us + int(within_s * SECOND)
-        while self.world.kernel.now_us < end_us and not condition():
-            self.world.run(0.5)
+    def _tend(self) -> None:
+        """Do what operators do when nodes wait for somebody who is gone for good, again and again.
+
+        Only people can know that; until they say so, nodes are right to wait.
+        """
+        if self._is_quiet() and not evictions_pending(self.world):
+            return
+        if evictions_pending(self.world):
+            finish_evictions(self.world)
+        found_anew(self.world)
+        self.world.after(_TENDING_S, self._tend)
 
     def _is_quiet(self) -> bool:
         machines = self.world.machines.values()

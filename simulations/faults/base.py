@@ -114,7 +114,9 @@ def is_held_elsewhere(world: World, machine: Machine) -> bool:
     Only then may a fault take it away: of what a disk alone ever held, nothing is left
     when it is gone, and nobody promised otherwise.
     """
-    vectors = [other.engine.state.vector for other in world.up() if other is not machine]
+    # Others must be members: who waits to be admitted may yet have to begin from nothing.
+    members = [other for other in world.up() if other.replica.writable]
+    vectors = [other.engine.state.vector for other in members if other is not machine]
     return all(
         any(vector.get(replica, 0) >= last for vector in vectors)
         for replica, last in machine.engine.state.vector.items()
