@@ -41,6 +41,7 @@ __all__ = ["main"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_FILE: Final = click.Path(path_type=Path, dir_okay=False)
 _JSON: Final = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
@@ -98,11 +99,21 @@ def list_all(as_json: bool) -> None:
 @click.option("--seed", type=int, help="The seed; a scenario's own by default, else 1.")
 @click.option("--real", is_flag=True, help="Play the scenario with real processes.")
 @click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Write the trace.")
+@click.option("--picture", type=_FILE, help="Draw a scenario's timeline as a page of HTML.")
+@click.option("--elle", type=_FILE, help="Write a scenario's history for Elle: .edn or .json.")
 @_JSON
 def run_one(
-    scenario: str | None, seed: int | None, real: bool, save: Path | None, as_json: bool
+    scenario: str | None,
+    seed: int | None,
+    real: bool,
+    save: Path | None,
+    picture: Path | None,
+    elle: Path | None,
+    as_json: bool,
 ) -> None:
     """Run one SCENARIO (a name, or a file of your own), or the swarm's plan of a seed."""
+    if (scenario is None or real) and (picture or elle):
+        raise BadPlan("only a scenario in the simulator can be drawn or handed to Elle")
     if scenario is None:
         if real:
             raise BadPlan("only scenarios can be played with real processes")
@@ -119,11 +130,34 @@ def run_one(
 
         _end(run_real(scenario, seed), f"python -m simulations run {scenario} --real", as_json)
         return
-    from simulations.simulated_stage import run_scenario
-
     tell: Callable[[str], None] = _silent if as_json else click.echo
-    outcome = run_scenario(scenario, seed, tell=tell)
+    outcome = _play(scenario, seed, tell, picture, elle)
     _end(outcome, f"python -m simulations run {scenario}{with_seed}", as_json)
+
+
+def _play(
+    name: str,
+    seed: int | None,
+    tell: Callable[[str], None],
+    picture: Path | None,
+    elle: Path | None,
+) -> Outcome:
+    """Play a scenario in the simulator, and write what was asked for of it."""
+    from simulations import simulated_stage
+    from simulations.elle import write_history
+    from simulations.stage import load_scenario
+
+    scenario = load_scenario(name)
+    stage = simulated_stage.SimulatedStage(
+        scenario.seed if seed is None else seed, keep=picture is not None, tell=tell
+    )
+    outcome = simulated_stage.run_scenario(scenario, stage=stage)
+    if picture is not None:
+        page = simulated_stage.picture_of(scenario, stage, outcome)
+        picture.write_text(page, encoding="utf-8")
+    if elle is not None and stage.played is not None:
+        write_history(elle, stage.played.history.calls)
+    return outcome
 
 
 def _silent(_: str) -> None:

@@ -28,6 +28,7 @@ from simulations.kernel import Kernel
 from simulations.network import Link
 from simulations.node import Machine
 from simulations.operators import evict
+from simulations.picture import Divergence, draw
 from simulations.plan import TOPOLOGIES, Place, Plan
 from simulations.runner import Outcome, Run
 from simulations.stage import FINAL_S, Receipt, Scenario, Stage, Whom, load_scenario
@@ -35,7 +36,7 @@ from simulations.steps import Step
 from simulations.workloads import WORKLOADS
 from simulations.world import SECOND, World
 
-__all__ = ["HUBS", "SPACE", "SimulatedStage", "mixed", "run_scenario"]
+__all__ = ["HUBS", "SPACE", "SimulatedStage", "mixed", "picture_of", "run_scenario"]
 
 SPACE: Final = ("stage",)
 """The space of what a scenario writes itself."""
@@ -63,6 +64,7 @@ class SimulatedStage(Stage):
     ) -> None:
         super().__init__(seed, Kernel(seed).random("stage"), tell)
         self.played: Run | None = None
+        self.divergence: Divergence | None = None
         self._keep = keep
         self._places: list[Place] = []
         self._config: dict[str, int] = {}
@@ -104,6 +106,9 @@ class SimulatedStage(Stage):
             liveness_us=int(FINAL_S * SECOND),
         )
         self.played = Run(plan, keep=self._keep)
+        if self._keep:
+            self.divergence = Divergence(self.world)
+            self.world.watchers.append(self.divergence)
         if topology == HUBS:
             self._link_hubs()
         elif topology not in TOPOLOGIES:
@@ -432,6 +437,16 @@ class SimulatedStage(Stage):
         super().say(text)
         if self.played is not None:
             self.world.note("say", "", text)
+
+
+def picture_of(scenario: Scenario, stage: SimulatedStage, outcome: Outcome) -> str:
+    """Return what was played as an HTML page. The stage must have been made with ``keep``."""
+    verdict = f"Seed {outcome.seed}, trace {outcome.trace_hash}: {outcome.verdict}"
+    if not outcome.passed:
+        verdict += f", {outcome.checker}: {outcome.message}"
+    world = stage.world
+    machines = world.machines.values()
+    return draw(scenario.title, world.trace.records(), machines, stage.divergence, verdict)
 
 
 def mixed(workload: str) -> list[str]:
