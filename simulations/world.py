@@ -96,6 +96,8 @@ class World:
         self.watchers: list[Watcher] = []
         self.reached: Counter[str] = Counter()
         self.alarms: Counter[str] = Counter()
+        # How often everything was healed: what a fault still had in mind is off then.
+        self.heals = 0
 
     # ------------------------------------------------------------------ building
 

@@ -31,6 +31,7 @@ def heal_all(world: World) -> None:
 
     A store that can no longer be opened is replaced by an empty one, as its operator would.
     """
+    world.heals += 1
     clean_links(world)
     for machine in list(world.machines.values()):
         mend_disk(machine)

@@ -16,7 +16,7 @@ is durable on one disk only is never destroyed, for no system survives that, see
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import Any, ClassVar, Final
@@ -30,6 +30,7 @@ __all__ = [
     "Lasting",
     "Shape",
     "is_held_elsewhere",
+    "later",
     "machines_named",
     "restart_later",
 ]
@@ -94,6 +95,18 @@ class Lasting(Fault):
     @abstractmethod
     def lift(self, world: World, arguments: Arguments) -> None:
         """Let it end. Harmless where it has ended."""
+
+
+def later(world: World, after_us: int, strike: Callable[..., None], *arguments: Any) -> None:
+    """Let a further part of a fault strike after a while, unless all is healed before."""
+    world.kernel.after(after_us, _strike, world, world.heals, strike, arguments)
+
+
+def _strike(
+    world: World, heals: int, strike: Callable[..., None], arguments: tuple[Any, ...]
+) -> None:
+    if world.heals == heals:
+        strike(*arguments)
 
 
 def machines_named(world: World, names: Any) -> list[Machine]:

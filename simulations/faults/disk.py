@@ -24,6 +24,7 @@ from simulations.faults.base import (
     Lasting,
     Shape,
     is_held_elsewhere,
+    later,
     machines_named,
     restart_later,
 )
@@ -253,7 +254,7 @@ class TornWrite(Fault):
             return
         flight = executor.engine.replica.flight
         if machine.paused or not machine.storing or flight is None or not flight.batches:
-            world.kernel.after(_LOOK_US, self._wait, world, machine, for_us, looks - 1)
+            later(world, _LOOK_US, self._wait, world, machine, for_us, looks - 1)
             return
         store, disk = machine.store, machine.device.disk
         assert store is not None

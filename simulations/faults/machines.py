@@ -20,6 +20,7 @@ from simulations.faults.base import (
     Fault,
     Lasting,
     Shape,
+    later,
     machines_named,
     restart_later,
 )
@@ -71,7 +72,7 @@ class Jumps(Fault):
         """Let it jump."""
         for machine in machines_named(world, arguments["machine"]):
             for number, by_us in enumerate(arguments["jumps_us"]):
-                world.kernel.after(number * int(arguments["every_us"]), machine.clock.jump, by_us)
+                later(world, number * int(arguments["every_us"]), machine.clock.jump, by_us)
 
 
 class Drift(Fault):
@@ -157,7 +158,7 @@ class CrashLoop(Fault):
         every_us = int(arguments["every_us"])
         for machine in machines_named(world, arguments["machine"]):
             for number in range(int(arguments["times"])):
-                world.kernel.after(number * every_us, machine.crash)
+                later(world, number * every_us, machine.crash)
                 world.kernel.after(number * every_us + every_us // 8, machine.start)
 
 

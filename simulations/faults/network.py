@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from random import Random
 from typing import Any, ClassVar, Final
 
-from simulations.faults.base import Arguments, Fault, Lasting, Shape
+from simulations.faults.base import Arguments, Fault, Lasting, Shape, later
 from simulations.network import Link
 from simulations.regions import one_way_us
 from simulations.world import World
@@ -155,7 +155,7 @@ class Flap(_Cut):
         every_us, for_us = int(arguments["every_us"]), int(arguments["for_us"])
         for number, at_us in enumerate(range(0, for_us, every_us)):
             turn = self.lift if number % 2 else self.strike
-            world.kernel.after(at_us, turn, world, arguments)
+            later(world, at_us, turn, world, arguments)
         world.kernel.after(for_us, self.lift, world, arguments)
 
 

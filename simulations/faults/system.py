@@ -21,6 +21,7 @@ from simulations.faults.base import (
     Fault,
     Shape,
     is_held_elsewhere,
+    later,
     machines_named,
     restart_later,
 )
@@ -70,7 +71,7 @@ class Absence(Fault):
         for_us = int(arguments["for_us"])
         for machine in machines_named(world, arguments["machine"]):
             machine.stop()
-            world.kernel.after(for_us * 9 // 10, self._cut_logs, world, machine)
+            later(world, for_us * 9 // 10, self._cut_logs, world, machine)
             restart_later(world, machine, for_us)
 
     def _cut_logs(self, world: World, absent: Machine) -> None:
@@ -99,7 +100,7 @@ class RestoredBackup(Fault):
         for machine in machines_named(world, arguments["machine"]):
             backup = machine.device.disk.copy()
             age_us = int(arguments["age_us"])
-            world.kernel.after(age_us, self._restore, world, machine, backup, arguments)
+            later(world, age_us, self._restore, world, machine, backup, arguments)
 
     def _restore(
         self, world: World, machine: Machine, backup: MemoryDisk, arguments: Arguments
@@ -219,7 +220,7 @@ class Evict(Fault):
                 others = [name for name in world.machines if name != victim.name]
                 world.network.cut([victim.name], others)
                 world.kernel.after(after_us + for_us, world.network.heal, [victim.name], others)
-            world.kernel.after(after_us, self._evict, world, victim.name, replica, arguments)
+            later(world, after_us, self._evict, world, victim.name, replica, arguments)
 
     def _evict(self, world: World, victim: str, replica: int, arguments: Arguments) -> None:
         for operator in machines_named(world, arguments["by"]):
@@ -247,7 +248,7 @@ class Upgrade(Fault):
         """Restart one after another."""
         for number, machine in enumerate(machines_named(world, arguments["machines"])):
             at_us = number * int(arguments["every_us"])
-            world.kernel.after(at_us, self._upgrade, world, machine, arguments)
+            later(world, at_us, self._upgrade, world, machine, arguments)
 
     def _upgrade(self, world: World, machine: Machine, arguments: Arguments) -> None:
         lowest, highest = arguments["speaks"]
