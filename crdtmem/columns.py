@@ -83,8 +83,10 @@ def pack_keys(keys: list[str]) -> bytes:
 def _common(keys: list[str]) -> str:
     """Return what all keys begin with, up to a limit."""
     low, high = min(keys), max(keys)
-    length = next((at for at, letter in enumerate(low) if high[at] != letter), len(low))
-    return low[: min(length, _PREFIX_LETTERS)]
+    for at, letter in enumerate(low):
+        if letter != high[at]:
+            return low[: min(at, _PREFIX_LETTERS)]
+    return low[:_PREFIX_LETTERS]
 
 
 def _without(prefix: str, joined: str, length: int) -> str | None:
