@@ -3,9 +3,9 @@
 Problem: our checkers know our promises; an independent checker that knows none of our
 code, and finds anomalies by searching for cycles between transactions, is worth having.
 
-Idea: each client is a *process*, each call two operations, ``invoke`` and its end: ``ok``,
-``fail`` (refused: it had no effect) or ``info`` (nobody knows). Elle reads transactions
-of micro-operations in two vocabularies:
+Idea: each client is a *process*, each thing that it asks for, with all attempts at it, two
+operations: ``invoke`` and its end, ``ok``, ``fail`` (it had no effect) or ``info`` (nobody
+knows). Elle reads transactions of micro-operations in two vocabularies:
 
 - **list-append**: ``[:append key element]`` and ``[:r key [elements]]``. A ``log`` is a list
   that is appended to; its elements are made unique by numbering.
@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -42,7 +42,6 @@ Kind = Literal["list-append", "rw-register"]
 """What Elle is to take the history for."""
 
 _DATATYPES: Final[dict[Kind, str]] = {"list-append": "log", "rw-register": "register"}
-_ENDS: Final = {"ok": "ok", "refused": "fail", "unknown": "info"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,61 +119,77 @@ def _key(space: Iterable[str], key: str) -> str:
     return "/".join((*space, key))
 
 
+@dataclass(slots=True)
+class _Attempts:
+    """All attempts at one thing, which are one operation: an id counts once, wherever it went."""
+
+    number: int
+    client: int
+    value: list[list[Any]]
+    begins_us: int
+    ends_us: int | None = None
+    type: str = "info"
+    answer: list[list[Any]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, calls: list[Call], reader: _Reader) -> _Attempts | None:
+        """Return what some calls are together; ``None`` for what Elle cannot read."""
+        first, value = calls[0], reader.transaction(calls[0])
+        if value is None:
+            return None
+        found = cls(first.number, first.client, value, first.at_us, answer=value)
+        fine = next((call for call in calls if call.outcome == "ok"), None)
+        if fine is not None:
+            found.type, found.ends_us = "ok", fine.ended_us
+            found.answer = reader.seen(fine, value)
+            return found
+        # Refused for not being durable as widely as asked: it is there all the same.
+        if all(call.outcome == "refused" and call.dots is None for call in calls):
+            found.type = "fail"
+        ends = [call.given_up_us if call.ended_us is None else call.ended_us for call in calls]
+        found.ends_us = None if None in ends else max(end for end in ends if end is not None)
+        return found
+
+
 def operations(calls: Iterable[Call], kind: Kind) -> list[Operation]:
     """Return a history's calls in Elle's form, in the order of time."""
     reader = _Reader(kind)
-    events: list[tuple[int, int, int, Call, list[list[Any]]]] = []
+    groups: dict[tuple[int, bytes], list[Call]] = {}
     for call in calls:
-        asked = reader.transaction(call)
-        if asked is not None:
-            events.append((call.at_us, 1, call.number, call, asked))
-            ended_us = call.ended_us if call.ended_us is not None else call.given_up_us
-            if ended_us is not None:
-                events.append((ended_us, 0, call.number, call, reader.seen(call, asked)))
-    # At one moment answers come before what is asked next, but never before their question.
-    events.sort(key=lambda event: (event[0], event[1], event[2]))
-    return list(_numbered(_in_turn(events)))
+        name = call.operation_id or f"read {call.number}".encode()
+        groups.setdefault((call.client, name), []).append(call)
+    events: list[tuple[int, int, bool, _Attempts]] = []
+    for group in groups.values():
+        attempts = _Attempts.of(group, reader)
+        if attempts is not None:
+            events.append((attempts.begins_us, attempts.number, True, attempts))
+            if attempts.ends_us is not None:
+                events.append((attempts.ends_us, attempts.number, False, attempts))
+    # A client asks the next thing after the answer: numbers rise with both.
+    events.sort(key=lambda event: (event[0], event[1], not event[2]))
+    return list(_numbered(events))
 
 
-def _in_turn(
-    events: list[tuple[int, int, int, Call, list[list[Any]]]],
-) -> Iterator[tuple[int, bool, Call, list[list[Any]]]]:
-    """Yield invocations and ends; an answer at the moment of its question comes after it."""
-    asked: set[int] = set()
-    early: dict[int, tuple[int, bool, Call, list[list[Any]]]] = {}
-    for time_us, begins, number, call, value in events:
-        if begins:
-            asked.add(number)
-            yield time_us, True, call, value
-            if number in early:
-                yield early.pop(number)
-        elif number in asked:
-            yield time_us, False, call, value
-        else:
-            early[number] = (time_us, False, call, value)
-
-
-def _numbered(events: Iterable[tuple[int, bool, Call, list[list[Any]]]]) -> Iterator[Operation]:
+def _numbered(events: Iterable[tuple[int, int, bool, _Attempts]]) -> Iterator[Operation]:
     """Give processes their numbers: a client whose call is unknown goes on as another one."""
     process_of: dict[int, int] = {}
-    busy: dict[int, int] = {}
+    busy: set[int] = set()
     of_call: dict[int, int] = {}
     fresh = 0
-    for index, (time_us, begins, call, value) in enumerate(events):
+    for index, (time_us, number, begins, attempts) in enumerate(events):
         if begins:
-            process = process_of.get(call.client)
+            process = process_of.get(attempts.client)
             if process is None or process in busy:
                 process, fresh = fresh, fresh + 1
-                process_of[call.client] = process
-            busy[process] = of_call[call.number] = process
-            yield Operation(index, time_us, process, "invoke", value)
-            continue
-        process = of_call[call.number]
-        # Refused for not being durable as widely as asked: it is there all the same.
-        end = "info" if call.outcome == "refused" and call.dots else _ENDS[call.outcome]
-        if end != "info":
-            busy.pop(process, None)
-        yield Operation(index, time_us, process, end, value)
+                process_of[attempts.client] = process
+            busy.add(process)
+            of_call[number] = process
+            yield Operation(index, time_us, process, "invoke", attempts.value)
+        else:
+            process = of_call[number]
+            if attempts.type != "info":
+                busy.discard(process)
+            yield Operation(index, time_us, process, attempts.type, attempts.answer)
 
 
 # ---------------------------------------------------------------------- forms
