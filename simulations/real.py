@@ -408,6 +408,13 @@ def _may_expire(reading: Reading) -> bool:
     return not reading.entries or any(entry[2].expires_at_us for entry in reading.entries)
 
 
+def _first(error: BaseException) -> BaseException:
+    """Return the first single error in a group of them."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 def run_real(
     name_or_path: str | Scenario,
     seed: int | None = None,
@@ -437,6 +444,10 @@ def run_real(
         except (Unreachable, MachineFailed) as dead:
             outcome.verdict, outcome.checker = "crash", type(dead).__name__
             outcome.message = str(dead)
+        except ExceptionGroup as group:
+            fault = _first(group)
+            outcome.verdict, outcome.checker = "crash", type(fault).__name__
+            outcome.message = str(fault)
         outcome.converged_us = stage.converged_us
         outcome.calls = dict(sorted(stage.tally.outcomes.items()))
     return outcome
