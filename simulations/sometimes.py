@@ -43,6 +43,10 @@ SOMETIMES: Final[dict[str, Rare]] = {
     "a store cloned": Rare("the fault clone", 300),
     "an eviction proposed": Rare("the fault evict", 300),
     "an eviction refused": Rare("the fault evict without a majority", 500),
+    "a cluster founded anew": Rare("ids given up until no member is left", 2_000),
+    "a stream of version 1, of two programs": Rare("the fault upgrade, on one end", 300),
+    "a stream of version 2, of two programs": Rare("the fault upgrade, on both ends", 500),
+    "a client began a new session": Rare("evictions, and long cuts", 300),
     "a client gave up waiting": Rare("pauses, full disks", 300),
     "a write repeated without knowing what became of it": Rare("crashes under clients", 300),
 }
