@@ -121,7 +121,7 @@ def system_entries(state: State, prefix: str) -> Iterable[tuple[int, list[Entry]
     """Yield each replica that has records under ``prefix``, with them in canonical order."""
     table = state.find(SYSTEM_SPACE, REGISTER)
     for key, slot in {} if table is None else table.slots.items():
-        replica = replica_of_key(key, prefix)
+        replica = replica_of_key(key, prefix) if key.startswith(prefix) else None
         if replica is not None:
             yield replica, sorted(as_siblings(slot), key=canonical)
 
@@ -257,6 +257,8 @@ class Epoch:
     def __init__(self, own: int) -> None:
         self.own = own
         self.records: dict[int, Member] = {}
+        # Per key the slot that was read, and the member that it names.
+        self._read: dict[str, tuple[Any, Member]] = {}
         self.settled: dict[int, int] = {}
         self.leaving: frozenset[int] = frozenset()
         # Whether more is known of acknowledgements than was kept: see ``kept_acknowledgements``.
@@ -268,10 +270,22 @@ class Epoch:
 
     def refresh(self, state: State) -> bool:
         """Read the members from the system space again; return whether they changed."""
-        records = {
-            replica: _member(replica, entries)
-            for replica, entries in system_entries(state, MEMBER_PREFIX)
-        }
+        table = state.find(SYSTEM_SPACE, REGISTER)
+        known, read = self._read, {}
+        for key, slot in {} if table is None else table.slots.items():
+            if not key.startswith(MEMBER_PREFIX):
+                continue
+            held = known.get(key)
+            if held is not None and held[0] is slot:
+                # Slots are never changed in place: what was read of this one still holds.
+                read[key] = held
+                continue
+            replica = replica_of_key(key, MEMBER_PREFIX)
+            if replica is not None:
+                entries = sorted(as_siblings(slot), key=canonical)
+                read[key] = (slot, _member(replica, entries))
+        self._read = read
+        records = {member.replica: member for _, member in read.values()}
         changed = records != self.records
         self.records = records
         return changed

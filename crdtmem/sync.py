@@ -83,7 +83,6 @@ from crdtmem.transfer_messages import (
 __all__ = ["Sync"]
 
 _HELLO_FRAME_BYTES: Final = 1 << 20
-_RELAYED_AT_ONCE: Final = 64
 _CREDIT_BYTES: Final = 1 << 40
 _RANGES_AT_ONCE: Final = 5_000
 
@@ -307,30 +306,12 @@ class Sync:
             for replica, last in vector.items()
             if last > session.told.get(replica, 0)
         )
-        relayed = self._relay(session, now_us)
+        relayed = self.outflow.relayed(session, now_us)
         if not changed and not relayed:
             return []
         session.told.join(changed)
         session.acknowledged_us = now_us
         return [session.send(Acknowledge(changed, relayed))]
-
-    def _relay(self, session: Session, now_us: int) -> dict[int, VersionVector]:
-        """Return what others acknowledged that this peer has not been told, now and then."""
-        if now_us < session.relayed_us:
-            return {}
-        session.relayed_us = now_us + self.config.relayed_us
-        relayed: dict[int, VersionVector] = {}
-        for replica, vector in self.host.acknowledged().items():
-            if replica in (session.replica, self.host.replica_id):
-                continue
-            known = session.told_relayed.setdefault(replica, VersionVector())
-            news = VersionVector((r, last) for r, last in vector.items() if last > known.get(r, 0))
-            if news:
-                known.join(news)
-                relayed[replica] = news
-                if len(relayed) >= _RELAYED_AT_ONCE:
-                    break
-        return relayed
 
     def _acknowledge(self, session: Session, message: Acknowledge, now_us: int) -> list[Effect]:
         session.vector.join(message.changed)

@@ -78,6 +78,8 @@ class Session:
     acknowledged_us: int = -(1 << 60)
     acknowledge_due_us: int | None = None
     relayed_us: int = 0
+    # Whose vector was passed on last: the next time begins after it.
+    relayed_last: int = 0
     received_us: int = 0
     pinged_us: int = 0
     compared_us: int = 0
