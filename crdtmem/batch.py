@@ -53,6 +53,7 @@ from crdtmem.entries import (
     Field,
     Metadata,
     Stamp,
+    ascending,
 )
 from crdtmem.errors import MalformedFrame
 
@@ -426,7 +427,7 @@ def _segment(
             stamp.region,
             stamp.order,
             stamp.physical_us,
-            {**shared, **_metadata(metadata)},
+            ascending({**shared, **_metadata(metadata)}),
         )
     return Segment(
         names[space],

@@ -35,6 +35,7 @@ __all__ = [
     "Siblings",
     "Slot",
     "Stamp",
+    "ascending",
     "as_siblings",
     "as_slot",
     "pack_dot",
@@ -46,6 +47,15 @@ SEQUENCE_MASK: Final = (1 << SEQUENCE_BITS) - 1
 
 Metadata: TypeAlias = "dict[str, Any]"
 NO_METADATA: Final[Metadata] = {}
+
+
+def ascending(metadata: Metadata) -> Metadata:
+    """Return metadata in ascending order of names, as every map that is stored.
+
+    The order is shown to readers, and must be one on its origin and everywhere else.
+    """
+    return metadata if len(metadata) < 2 else dict(sorted(metadata.items()))
+
 
 Field: TypeAlias = "str | bytes | int"
 """A field's name: text, canonical bytes, or the dot that gave birth to it."""

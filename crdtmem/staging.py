@@ -41,6 +41,7 @@ from crdtmem.entries import (
     Siblings,
     Slot,
     Stamp,
+    ascending,
 )
 from crdtmem.errors import LimitExceeded
 from crdtmem.flight import LocalBatch
@@ -98,6 +99,7 @@ class TransactionStage:
             rest.pop("e", None)
             if transaction.operation_id:
                 rest["i"] = transaction.operation_id
+            rest = ascending(rest)
         return Stamp(
             self.batch.replica,
             self.order,

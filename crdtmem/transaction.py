@@ -24,7 +24,7 @@ from typing import Any, Final
 from crdtmem.batch import SpaceName, pack_keys
 from crdtmem.codec import MAX_DEPTH, SCALARS, check_label, freeze, pack
 from crdtmem.crdt import DATATYPES, DATATYPES_BY_CODE
-from crdtmem.entries import NO_METADATA, Metadata
+from crdtmem.entries import NO_METADATA, Metadata, ascending
 from crdtmem.errors import InvalidValue, LimitExceeded, UnknownName
 from crdtmem.limits import Limits
 
@@ -94,7 +94,7 @@ class Options:
         metadata = dict(self.metadata)
         if self.expires_at_us is not None:
             metadata["e"] = self.expires_at_us
-        return metadata
+        return ascending(metadata)
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,14 +306,15 @@ class Transaction:
         """Return what all entries of the transaction carry, by short names, or ``None``."""
         if not (self.author or self.trust or self.operation_id or self.metadata):
             return None
-        metadata = dict(self.metadata)
+        metadata: Metadata = {}
         if self.author:
             metadata["a"] = self.author
-        if self.trust:
-            metadata["t"] = self.trust
         if self.operation_id:
             metadata["i"] = self.operation_id
-        return metadata
+        if self.trust:
+            metadata["t"] = self.trust
+        # In ascending order, as every map that is stored.
+        return ascending({**metadata, **self.metadata}) if self.metadata else metadata
 
 
 def _require_space(space: object, limits: Limits) -> None:

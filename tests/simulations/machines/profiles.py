@@ -6,7 +6,8 @@ that takes an hour.
 Idea: every machine is made into two test cases. The small one is derandomised, so that
 a run that was green stays green until the code changes; the deep one draws anew each
 time, is marked ``slow``, and prints what reproduces its failure. ``CRDTMEM_DEEP`` in the
-environment multiplies the number of its examples.
+environment multiplies the number of its examples. The small one does not shrink: a
+failing world is shrunk by the deep case, which may take its time.
 
 Invariants: both cases run the same rules; nothing is skipped in either.
 """
@@ -17,7 +18,7 @@ import os
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine
 
 __all__ = ["DEEP_TIMEOUT_S", "deep", "small"]
@@ -34,7 +35,8 @@ _COMMON: dict[str, Any] = {
 
 def small(machine: type[RuleBasedStateMachine], *, examples: int, steps: int) -> Any:
     """Return the test case of every run: few examples, always the same."""
-    return _case(machine, "small", examples, steps, derandomize=True, database=None)
+    phases = (Phase.explicit, Phase.generate)
+    return _case(machine, "small", examples, steps, derandomize=True, database=None, phases=phases)
 
 
 def deep(machine: type[RuleBasedStateMachine], *, examples: int, steps: int) -> Any:

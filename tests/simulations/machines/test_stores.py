@@ -394,5 +394,5 @@ def _checkpoint(store: Store) -> tuple[bytes, int, list[bytes]] | None:
     return None if found is None else (found.header, found.after_ordinal, list(found.chunks()))
 
 
-TestSmall = small(SideBySide, examples=25, steps=30)
+TestSmall = small(SideBySide, examples=12, steps=25)
 TestDeep = deep(SideBySide, examples=400, steps=60)
