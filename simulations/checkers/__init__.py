@@ -28,6 +28,7 @@ from simulations.checkers.reads import Reads
 from simulations.checkers.recovery import Recovery
 from simulations.checkers.rederivation import Rederivation
 from simulations.checkers.resurrection import Resurrection
+from simulations.checkers.semantics import Semantics
 from simulations.checkers.sessions import Sessions
 from simulations.checkers.stability import Stability
 from simulations.checkers.transactions import Transactions
@@ -58,6 +59,7 @@ _ALL: Final[tuple[type[Checker], ...]] = (
     Joins,
     Stability,
     Expiry,
+    Semantics,
     Bounds,
     Liveness,
 )
