@@ -27,7 +27,7 @@ from simulations.workloads import WORKLOADS
 __all__ = ["WORLDS", "Recipe"]
 
 _SECOND: Final = 1_000_000
-_CLIENTS: Final = 4
+_LIVENESS_US: Final = 60_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,7 @@ class Recipe:
     machines: int = 4
     rate_per_s: float = 40.0
     safety_s: float = 8.0
+    clients: int = 4
     topology: str = "mesh"
     config: Mapping[str, int] = field(default_factory=dict)
 
@@ -67,6 +68,7 @@ class Recipe:
             steps=self._steps(kernel, safety_us),
             injections=self._injections(kernel, shape),
             safety_us=safety_us,
+            liveness_us=_LIVENESS_US,
         )
 
     def _steps(self, kernel: Kernel, safety_us: int) -> tuple[Step, ...]:
@@ -74,8 +76,10 @@ class Recipe:
         rate_per_s = self.rate_per_s / len(self.workloads)
         for number, name in enumerate(self.workloads):
             random = kernel.random(f"recipe/{name}")
-            drawn = WORKLOADS[name].steps(random, _CLIENTS, self.machines, safety_us, rate_per_s)
-            found += (replace(step, client=step.client + number * _CLIENTS) for step in drawn)
+            drawn = WORKLOADS[name].steps(
+                random, self.clients, self.machines, safety_us, rate_per_s
+            )
+            found += (replace(step, client=step.client + number * self.clients) for step in drawn)
         return tuple(sorted(found, key=lambda step: step.at_us))
 
     def _injections(self, kernel: Kernel, shape: Shape) -> tuple[Injection, ...]:
@@ -97,7 +101,11 @@ WORLDS: Final[dict[str, Callable[[int], Plan]]] = {
     # ---------------------------------------------------------------- by what is written
     "registers": Recipe(("registers", "hot_key"), _APART),
     "sessions": Recipe(("sessions", "registers"), _APART),
-    "counting": Recipe(("counters", "logs", "transactions"), (*_APART, "crash")),
+    "counting": Recipe(("counters", "transactions"), (*_APART, "crash")),
+    "resetting": Recipe(("counters",), (*_APART, "split", "isolate")),
+    "retrying": Recipe(
+        ("counters", "logs"), ("die", "crash"), 14, machines=3, config={"sync_us": 30_000}
+    ),
     "removals": Recipe(("sets", "maps", "counters"), _APART, safety_s=16.0, rate_per_s=25.0),
     "documents": Recipe(("documents",), ("split", "crash"), safety_s=16.0, rate_per_s=25.0),
     "budgets": Recipe(("budgets",), ("split", "clone", "restored_backup"), 3),
@@ -108,7 +116,7 @@ WORLDS: Final[dict[str, Callable[[int], Plan]]] = {
         ("registers", "counters"),
         ("crash", "die", "split"),
         6,
-        config={"checkpoint_bytes": 2_000},
+        config={"checkpoint_bytes": 2_000, "sync_us": 10_000},
     ),
     "clocks": Recipe(("registers", "logs"), ("skew", "crash", "jumps"), 6, machines=3),
     "disks": Recipe(
@@ -134,6 +142,32 @@ WORLDS: Final[dict[str, Callable[[int], Plan]]] = {
     "evictions": Recipe(("registers", "sets"), ("evict", "join", "evict"), 3, machines=5),
     "streams": Recipe(
         ("registers", "logs"), ("reset", "split", "isolate"), 6, machines=3, topology="star"
+    ),
+    "corrupt": Recipe(("registers", "transactions"), ("corrupt", "crash"), machines=3),
+    "relays": Recipe(
+        ("sets", "counters"),
+        ("bridge", "overlap", "delay"),
+        4,
+        safety_s=20.0,
+        rate_per_s=25.0,
+        config={
+            "sync.relay_us": 3_000_000,
+            "sync.push_us": 3_000_000,
+            "sync.relayed_us": 200_000,
+            "limits.early_batches_per_peer": 3,
+        },
+    ),
+    "crowd": Recipe(
+        ("registers",),
+        rate_per_s=200.0,
+        machines=2,
+        clients=150,
+        safety_s=3.0,
+        config={
+            "sync_us": 500_000,
+            "limits.queue_transactions": 10,
+            "limits.waiters": 4,
+        },
     ),
     "tight": Recipe(
         ("registers", "hot_key", "large"),

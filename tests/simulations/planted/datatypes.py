@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from crdtmem import install, joining
 from crdtmem.crdt import document, flag, removal
 from crdtmem.crdt import set as sets
 from crdtmem.crdt.base import WriteView
 from crdtmem.crdt.bounded import BoundedCounter
 from crdtmem.crdt.totals import RunningField, RunningTotals
-from crdtmem.entries import Entry, Field
+from crdtmem.entries import Entry, Field, Siblings, Slot
 from crdtmem.epoch import MEMBER_PREFIX, system_entries
 from crdtmem.reading import SpaceReader
 from tests.simulations.planted.vocabulary import Patches
@@ -124,16 +125,13 @@ def compaction_forgets_an_update(patches: Patches) -> None:
 
 
 def shows_what_came_last_here(patches: Patches) -> None:
-    """Of several siblings a reader sees one that depends on where it reads."""
-    resolve = SpaceReader.resolve
+    """Of several siblings a reader sees the one that arrived last where it reads."""
 
-    def local(self: SpaceReader, entries: tuple[Entry, ...]) -> Any:
-        regions = sorted({entry[2].region for entry in entries})
-        # A stand-in for the order of arrival: ties go to whatever the reader's clock favours.
-        favoured = [e for e in entries if e[2].region == regions[self.now_us % len(regions)]]
-        return resolve(self, tuple(favoured))
+    def unsorted(entries: list[Entry]) -> Slot:
+        return entries[0] if len(entries) == 1 else Siblings(entries)
 
-    patches.replace(SpaceReader, "resolve", local)
+    patches.everywhere((joining, install), "as_slot", unsorted)
+    patches.replace(SpaceReader, "resolve", lambda self, entries: entries[-1][1])
 
 
 def sees_the_expired(patches: Patches) -> None:

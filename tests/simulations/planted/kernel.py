@@ -16,10 +16,10 @@ from crdtmem.batch import Batch, Segment
 from crdtmem.clock import HybridClock
 from crdtmem.derived import KnownOperations
 from crdtmem.digest import DotDigest
-from crdtmem.durability import DurabilityWaits
 from crdtmem.effects import Effect, Reply
 from crdtmem.engine import Engine
 from crdtmem.entries import EMPTY, Entry, Slot, as_siblings
+from crdtmem.epoch import Epoch
 from crdtmem.errors import CrdtmemError, StoreError
 from crdtmem.executor import Executor, answer, write_flight
 from crdtmem.expiry import ExpiryQueue
@@ -52,6 +52,7 @@ __all__ = [
     "keeps_a_failed_commit",
     "last_write_wins_on_join",
     "names_no_dependencies",
+    "never_removes_the_expired",
     "order_ignores_others",
     "publishes_before_the_fsync",
     "reuses_a_dot_after_a_failed_commit",
@@ -63,6 +64,8 @@ __all__ = [
     "waits_for_nothing_observed",
 ]
 
+# A flight for each of two hundred steps would show no more, and take long.
+_FEW = 6
 _JOINERS = (joining, table, staging, bulk)
 
 
@@ -225,6 +228,12 @@ def collects_expired_without_a_delta(patches: Patches) -> None:
     patches.replace(ExpiryQueue, "due", drop)
 
 
+def never_removes_the_expired(patches: Patches) -> None:
+    """What has expired stays for ever: its origin writes no removal."""
+    patches.replace(ExpiryQueue, "due", lambda self, now_us, state: None)
+    patches.replace(ExpiryQueue, "next_us", lambda self: None)
+
+
 # ------------------------------------------------------------------ the order of effects
 
 
@@ -314,7 +323,7 @@ def forgets_a_failed_flights_batches(patches: Patches) -> None:
 
 
 def half_a_transaction(patches: Patches) -> None:
-    """A transaction of several operations is committed one by one, each in a flight of its own."""
+    """A transaction of several operations is committed one by one."""
     submit = Engine.submit
 
     def piecemeal(
@@ -322,6 +331,8 @@ def half_a_transaction(patches: Patches) -> None:
     ) -> list[Effect]:
         self.replica.flight_deltas = 1
         parts = list(_single_steps(transaction.steps))
+        if len(parts) > _FEW:
+            return submit(self, ticket, transaction, now_us, **waits)
         effects: list[Effect] = []
         for step in parts[:-1]:
             part = Transaction(author=transaction.author, trust=transaction.trust)
@@ -369,5 +380,5 @@ def sibling_limit_ignored(patches: Patches) -> None:
 
 
 def answers_durable_everywhere(patches: Patches) -> None:
-    """Who asks for a majority or all regions is answered when the write is durable here."""
-    patches.replace(DurabilityWaits, "_fulfilled", lambda self, item: True)
+    """Who asks for a majority or all regions is told so when the write is durable here."""
+    patches.replace(Epoch, "regions_reached", lambda self, vector: set(self.regions()))

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from crdtmem import install, replica, sync_requests, sync_transfer
+from crdtmem import frames, install, replica, snapshot, sync_requests, sync_transfer
 from crdtmem.batch import Batch
 from crdtmem.causality import VersionVector
 from crdtmem.effects import Effect
@@ -39,8 +39,10 @@ __all__ = [
     "sent_counts_as_acknowledged",
     "snapshot_brings_back_what_was_removed",
     "snapshot_claims_more_than_it_holds",
+    "snapshot_leaves_out_where_it_was_written",
     "snapshot_replaces_what_was_written_since",
     "takes_absence_for_evidence",
+    "takes_frames_unchecked",
 ]
 
 
@@ -146,6 +148,24 @@ def queue_has_no_bound(patches: Patches) -> None:
     patches.replace(replica, "is_full", lambda queue, waiting, transaction, limits: False)
 
 
+class _Fits(int):
+    """A checksum that is whatever it is compared with."""
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+    __hash__ = int.__hash__
+
+
+def takes_frames_unchecked(patches: Patches) -> None:
+    """A frame is taken as it comes, whatever its checksum says."""
+
+    def fitting(payload: bytes) -> int:
+        return _Fits(crc32(payload))
+
+    crc32 = patches.replace(frames, "crc32", fitting)
+
+
 # ------------------------------------------------------------------ forks
 
 
@@ -215,6 +235,15 @@ def snapshot_claims_more_than_it_holds(patches: Patches) -> None:
 
     encode_chunks = patches.replace(sync_transfer, "encode_chunks", short)
     patches.replace(sync_transfer, "replace", lambda header, digest: header)
+
+
+def snapshot_leaves_out_where_it_was_written(patches: Patches) -> None:
+    """A snapshot's entries come without the region that they were written in."""
+
+    def nowhere(replica: int, order: int, physical_us: int, author: str, _: str, *rest: Any) -> Any:
+        return stamp(replica, order, physical_us, author, "", *rest)
+
+    stamp = patches.replace(snapshot, "Stamp", nowhere)
 
 
 def difference_ignores_what_came_since(patches: Patches) -> None:

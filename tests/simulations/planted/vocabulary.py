@@ -30,6 +30,7 @@ class Patches:
 
     def __init__(self) -> None:
         self._undo = ExitStack()
+        self.replaced: list[tuple[Any, str, Any]] = []
 
     def replace(self, owner: Any, name: str, value: Any) -> Any:
         """Replace an attribute that ``owner`` itself has; returns what was there.
@@ -38,6 +39,7 @@ class Patches:
         """
         before = vars(owner)[name]
         setattr(owner, name, value)
+        self.replaced.append((owner, name, before))
         self._undo.callback(setattr, owner, name, before)
         return before
 
@@ -60,18 +62,17 @@ Plant = Callable[[Patches], None]
 class Mutation:
     """One planted defect.
 
-    ``rule`` is the sentence that it breaks; ``world`` names the recipe of ``worlds`` in which
-    it is looked for; ``catchers`` are the checkers that may catch it, ``"machine"`` standing
-    for an assertion of production code itself; one of them must within ``seeds`` seeds, and
-    does with ``seed``.
+    ``breaks`` says what is no longer as it must be; ``world`` names the recipe of ``worlds`` in
+    which it is looked for. The first of ``catchers`` catches it with ``seed``, watching alone;
+    any of them must within the first ``seeds`` seeds.
     """
 
     plant: Plant
-    rule: str
+    breaks: str
     world: str
     catchers: tuple[str, ...]
     seed: int = 1
-    seeds: int = 20
+    seeds: int = 10
 
     @contextmanager
     def planted(self) -> Iterator[None]:
