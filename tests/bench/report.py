@@ -59,9 +59,9 @@ def as_json(rows: list[Row], about: dict[str, Any]) -> str:
     return json.dumps({"rows": [row.as_value() for row in rows], **about})
 
 
-def show(rows: list[Row], about: dict[str, Any]) -> None:
+def show(rows: list[Row], about: dict[str, Any], *, title: str) -> None:
     """Print a table for people."""
-    table = Table(title="crdtmem kernel", caption=_caption(about), title_justify="left")
+    table = Table(title=title, caption=_caption(about), title_justify="left")
     table.add_column("what")
     for heading in ("crdtmem", "unit", "peer", "theirs", "ratio", "target"):
         table.add_column(heading, justify="left" if heading in ("unit", "peer") else "right")
