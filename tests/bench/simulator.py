@@ -1,12 +1,12 @@
 """How fast simulated worlds go by: the rows that ``python -m tests.bench simulator`` prints.
 
-Each row is the processor time that one simulated second takes (of one core, for nothing runs
-beside it); its ratio to a second is how many times faster than real time the world runs. All worlds write 100 register values a second in
-all, spread over all nodes in turn, on disks that need a millisecond for an fsync, in regions at
-their real distances. *Eager* worlds have production's settings: every transaction is committed at
-once, and acknowledged to every peer within 10 ms. *Grouped* ones commit once a second, and
-acknowledge as often. Larger clusters are rings with two chords per node on the average, where
-most of what a node hears was relayed.
+Each row is the processor time that one simulated second takes (of one core: nothing runs beside
+it); its ratio to a second is how many times faster than real time the world runs. All worlds
+write 100 register values a second in all, spread over all nodes in turn, on disks that need a
+millisecond for an fsync, in regions at their real distances. *Eager* worlds have production's
+settings: every transaction is committed at once, and acknowledged to every peer within 10 ms.
+*Grouped* ones commit once a second, and acknowledge as often. Larger clusters are rings with two
+chords per node, where most of what a node hears was relayed.
 """
 
 from __future__ import annotations
