@@ -144,7 +144,7 @@ def _play(
 ) -> Outcome:
     """Play a scenario in the simulator, and write what was asked for of it."""
     from simulations import simulated_stage
-    from simulations.elle import write_history
+    from simulations.elle import histories
     from simulations.stage import load_scenario
 
     scenario = load_scenario(name)
@@ -156,7 +156,10 @@ def _play(
         page = simulated_stage.picture_of(scenario, stage, outcome)
         picture.write_text(page, encoding="utf-8")
     if elle is not None and stage.played is not None:
-        write_history(elle, stage.played.history.calls)
+        found = histories(stage.played.history.calls, as_json=elle.suffix == ".json")
+        for kind, text in found.items():
+            # h.edn becomes h.list-append.edn and h.rw-register.edn.
+            elle.with_name(f"{elle.stem}.{kind}{elle.suffix}").write_text(text, encoding="utf-8")
     return outcome
 
 

@@ -29,14 +29,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, Literal
 
 from crdtmem.codec import thaw
 from crdtmem.reading import Reading
 from simulations.history import Call
 
-__all__ = ["Kind", "Operation", "operations", "to_edn", "to_json", "write_history"]
+__all__ = ["Kind", "Operation", "histories", "operations", "to_edn", "to_json"]
 
 Kind = Literal["list-append", "rw-register"]
 """What Elle is to take the history for."""
@@ -239,16 +238,8 @@ def _edn_value(value: Any) -> str:
     return str(value)
 
 
-def write_history(path: Path, calls: Iterable[Call]) -> list[Path]:
-    """Write both kinds of history beside each other; returns the files.
-
-    ``h.edn`` becomes ``h.list-append.edn`` and ``h.rw-register.edn``; with a name that ends
-    in ``.json`` both are JSON.
-    """
-    calls, written = list(calls), []
-    write = to_json if path.suffix == ".json" else to_edn
-    for kind in _DATATYPES:
-        file = path.with_name(f"{path.stem}.{kind}{path.suffix}")
-        file.write_text(write(operations(calls, kind)), encoding="utf-8")
-        written.append(file)
-    return written
+def histories(calls: Iterable[Call], *, as_json: bool = False) -> dict[str, str]:
+    """Return both kinds of history, as EDN or JSON, by kind."""
+    calls = list(calls)
+    write = to_json if as_json else to_edn
+    return {kind: write(operations(calls, kind)) for kind in _DATATYPES}

@@ -292,7 +292,7 @@ def _draw_divergence(sheet: _Sheet, points: Sequence[tuple[int, int]], top: int)
     if path:
         sheet.parts.append(f'<path class="apart" d="{path}H{_LEFT + _WIDTH}"/>')
     sheet.text(4, top + 12, "different vectors")
-    for apart in {1, most}:
+    for apart in sorted({1, most}):
         sheet.text(_LEFT - 6, height(apart) + 4, str(apart), 'text-anchor="end"')
     sheet.parts.append(
         f'<line class="lane" x1="{_LEFT}" y1="{last}" x2="{_LEFT + _WIDTH}" y2="{last}"/>'

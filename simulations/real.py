@@ -38,8 +38,7 @@ from simulations.errors import (
 )
 from simulations.processes import Agents, Processes, Tally
 from simulations.runner import Outcome
-from simulations.simulated_stage import SPACE, mixed
-from simulations.stage import Receipt, Scenario, Stage, Whom, load_scenario
+from simulations.stage import SPACE, Receipt, Scenario, Stage, Whom, load_scenario, mixed
 from simulations.steps import Step
 from simulations.workloads import WORKLOADS
 from simulations.world import SECOND

@@ -31,15 +31,21 @@ from simulations.operators import evict
 from simulations.picture import Divergence, draw
 from simulations.plan import TOPOLOGIES, Place, Plan
 from simulations.runner import Outcome, Run
-from simulations.stage import FINAL_S, Receipt, Scenario, Stage, Whom, load_scenario
+from simulations.stage import (
+    FINAL_S,
+    SPACE,
+    Receipt,
+    Scenario,
+    Stage,
+    Whom,
+    load_scenario,
+    mixed,
+)
 from simulations.steps import Step
 from simulations.workloads import WORKLOADS
 from simulations.world import SECOND, World
 
-__all__ = ["HUBS", "SPACE", "SimulatedStage", "mixed", "picture_of", "run_scenario"]
-
-SPACE: Final = ("stage",)
-"""The space of what a scenario writes itself."""
+__all__ = ["HUBS", "SimulatedStage", "picture_of", "run_scenario"]
 
 HUBS: Final = "hubs"
 _FIRST_WRITER: Final = 1_000_000
@@ -447,15 +453,6 @@ def picture_of(scenario: Scenario, stage: SimulatedStage, outcome: Outcome) -> s
     world = stage.world
     machines = world.machines.values()
     return draw(scenario.title, world.trace.records(), machines, stage.divergence, verdict)
-
-
-def mixed(workload: str) -> list[str]:
-    """Return the workloads that a load of this name is made of. Raises ``BadPlan``."""
-    if workload == "mixed":
-        return [name for name, item in WORKLOADS.items() if not item.needs]
-    if workload not in WORKLOADS:
-        raise BadPlan(f"no workload is called {workload}; there are {', '.join(WORKLOADS)}")
-    return [workload]
 
 
 def run_scenario(

@@ -51,13 +51,26 @@ from typing import Any, ClassVar, Final
 
 from crdtmem.reading import Reading
 from simulations.errors import BadPlan, SafetyViolation
+from simulations.workloads import WORKLOADS
 
-__all__ = ["FINAL_S", "Receipt", "Scenario", "Stage", "Whom", "load_scenario"]
+__all__ = [
+    "FINAL_S",
+    "SPACE",
+    "Receipt",
+    "Scenario",
+    "Stage",
+    "Whom",
+    "load_scenario",
+    "mixed",
+]
 
 FINAL_S: Final = 180.0
 """How long the cluster may take to converge when a scenario has ended and all is mended."""
 
-DEFAULT_SEED: Final = 7
+SPACE: Final = ("stage",)
+"""The space of what a scenario writes itself."""
+
+_DEFAULT_SEED: Final = 7
 
 Whom = str | Iterable[str]
 """Machines, by name or by region."""
@@ -347,6 +360,15 @@ class Stage(ABC):
 # ---------------------------------------------------------------------- scenarios
 
 
+def mixed(workload: str) -> list[str]:
+    """Return the workloads that a load of this name is made of. Raises ``BadPlan``."""
+    if workload == "mixed":
+        return [name for name, item in WORKLOADS.items() if not item.needs]
+    if workload not in WORKLOADS:
+        raise BadPlan(f"no workload is called {workload}; there are {', '.join(WORKLOADS)}")
+    return [workload]
+
+
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """A scenario file, read. ``about`` is its docstring; the rest see ``stage``."""
@@ -355,7 +377,7 @@ class Scenario:
     title: str
     about: str
     play: Callable[[Stage], None] = field(repr=False)
-    seed: int = DEFAULT_SEED
+    seed: int = _DEFAULT_SEED
     slow: bool = False
     simulator_only: str = ""
     real_pace: float = 0.1
@@ -373,7 +395,7 @@ class Scenario:
             title=module.TITLE,
             about=about,
             play=play,  # type: ignore[arg-type]
-            seed=getattr(module, "SEED", DEFAULT_SEED),
+            seed=getattr(module, "SEED", _DEFAULT_SEED),
             slow=getattr(module, "SLOW", False),
             simulator_only=getattr(module, "SIMULATOR_ONLY", ""),
             real_pace=getattr(module, "REAL_PACE", 0.1),

@@ -54,7 +54,7 @@ IMPURE = frozenset({
 })  # fmt: skip
 
 # The edge of the simulator: the rest of it depends on nothing but its arguments and its seed.
-WORLDLY_SIMULATIONS = frozenset({"__main__", "campaign", "real", "real_stage", "report"})
+WORLDLY_SIMULATIONS = frozenset({"__main__", "campaign", "processes", "real", "report"})
 # They look for files before a world begins: scenarios by path, recordings to be replayed.
 _READERS = frozenset({"stage", "workloads.replays"})
 

@@ -8,8 +8,10 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from simulations.elle import Operation, operations, to_edn, to_json, write_history
+from simulations.__main__ import main
+from simulations.elle import Operation, histories, operations, to_edn, to_json
 from simulations.kernel import EPOCH_US
 from simulations.picture import draw
 from simulations.report import AXES, COLUMNS, Axis, measure, write_report
@@ -147,7 +149,7 @@ def test_histories_are_well_formed(stage: SimulatedStage, kind: str) -> None:
     assert read & set(written)
 
 
-def test_both_forms_say_the_same(stage: SimulatedStage, tmp_path: Path) -> None:
+def test_both_forms_say_the_same(stage: SimulatedStage) -> None:
     assert stage.played is not None
     calls = stage.played.history.calls
     found = operations(calls, "list-append")
@@ -157,9 +159,10 @@ def test_both_forms_say_the_same(stage: SimulatedStage, tmp_path: Path) -> None:
         value = json.loads(line)
         assert edn.startswith(f"{{:index {value['index']}, :time {value['time']}, ")
         assert f":type :{value['type']}, :f :txn, :value [[:" in edn
-    files = write_history(tmp_path / "h.edn", calls)
-    assert [file.name for file in files] == ["h.list-append.edn", "h.rw-register.edn"]
-    assert files[0].read_text() == to_edn(found)
+    both = histories(calls)
+    assert list(both) == ["list-append", "rw-register"]
+    assert both["list-append"] == to_edn(found)
+    assert histories(calls, as_json=True)["list-append"] == to_json(found)
 
 
 def test_edn_is_what_jepsen_writes() -> None:
@@ -170,3 +173,17 @@ def test_edn_is_what_jepsen_writes() -> None:
         ':value [[:r "a/b" [1 2]] [:append "a/b" 3]]}\n'
         '{:index 1, :time 6000, :process 2, :type :invoke, :f :txn, :value [[:r "k" nil]]}\n'
     )
+
+
+def test_the_command_line_draws_and_exports(tmp_path: Path) -> None:
+    drawn, exported = tmp_path / "p.html", tmp_path / "h.json"
+    arguments = ["run", "budget_under_partition", "--json"]
+    arguments += ["--picture", str(drawn), "--elle", str(exported)]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.output)["verdict"] == "pass"
+    assert svg_of(drawn.read_text()) is not None
+    assert sorted(path.name for path in tmp_path.glob("h.*")) == [
+        "h.list-append.json",
+        "h.rw-register.json",
+    ]
