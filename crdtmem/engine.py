@@ -196,7 +196,7 @@ class Engine:
         self.kept.note(now_us)
         effects = self.sync.published(flight.batches, now_us)
         effects += self.membership.published(system_changed, now_us)
-        effects += self.sync.part(now_us)
+        effects += self._met(now_us)
         for transaction in self.retries.due(self.replica.state):
             transaction.seal(self.limits)
             effects += self._settle(self.replica.submit(transaction, transaction, now_us))
@@ -344,9 +344,16 @@ class Engine:
         """Note that a replica has durably joined ``vector``."""
         effects = self.membership.acknowledge(replica, vector, now_us)
         self._look_again(now_us)
-        effects += self.sync.part(now_us)
+        effects += self._met(now_us)
         self.kept.note(now_us)
         return effects + (self.durability.check(now_us) if len(self.durability) else [])
+
+    def _met(self, now_us: int) -> list[Effect]:
+        """Say to those whom we are linked to what has just been found out about them."""
+        effects = self.sync.part(now_us)
+        for gone in self.epoch.settled:
+            effects += self.sync.tell_evicted(gone)
+        return effects
 
     def acknowledged(self) -> Mapping[int, VersionVector]:
         """Return the durable vectors known of members, for relaying."""

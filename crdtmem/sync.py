@@ -227,9 +227,7 @@ class Sync:
         session.own_sent = hello.vector.get(host.replica_id, 0)
         self.by_replica[hello.replica] = session
         effects += host.acknowledge(hello.replica, hello.vector, now_us)
-        cut = host.eviction_cut(hello.replica)
-        if cut is not None:
-            effects.append(session.send(Evicted(cut)))
+        effects += self.tell_evicted(hello.replica)
         self.requests.notice(hello.vector, self.inflow.arriving, now_us)
         effects += self._tell(session, now_us)
         effects.append(session.send(Ping(now_us)))
@@ -282,6 +280,17 @@ class Sync:
         for session, error in self._belonging.strangers(self.sessions):
             effects += self._close(session, error, now_us)
         return effects
+
+    def tell_evicted(self, replica: int) -> list[Effect]:
+        """Tell a linked peer, once, that its eviction is final, if it is.
+
+        Its own promises may keep it from joining what would tell it.
+        """
+        session, cut = self.by_replica.get(replica), self.host.eviction_cut(replica)
+        if session is None or session.evicted or cut is None:
+            return []
+        session.evicted = True
+        return [session.send(Evicted(cut))]
 
     def log_read(
         self, request: Any, result: Sequence[StoredBatch] | CrdtmemError, now_us: int

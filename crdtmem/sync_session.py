@@ -88,6 +88,8 @@ class Session:
     clock_offset_us: int | None = None
     failures: int = 0
     closed: bool = False
+    # Whether the peer was told that it has been evicted.
+    evicted: bool = False
 
     @property
     def open(self) -> bool:

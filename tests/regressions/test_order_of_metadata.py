@@ -33,7 +33,7 @@ def test_the_origin_keeps_metadata_in_the_order_in_which_it_is_sent() -> None:
     assert isinstance(persist, Persist)
     (batch,) = persist.flight.batches
     engine.persisted(persist.flight, NOW_US)
-    sent = {}
+    sent: dict[str, list[str]] = {}
     for segment in decode_batch(batch.data, known_fields=NESTED).segments:
         sent |= {delta[1]: list(segment.stamp.metadata) for delta in segment.deltas()}
     held = {

@@ -127,3 +127,17 @@ def test_what_follows_from_beyond_a_final_cut_does_not_wait_for_ever() -> None:
     assert offer(5, 4) is Verdict.BEYOND_CUT
     assert offer(6, 2, r4=1) is Verdict.BEYOND_CUT
     assert offer(7, 2, r9=5) is Verdict.ACCEPTED
+
+
+def test_who_is_linked_hears_of_its_eviction_when_it_becomes_final() -> None:
+    """Harm: bound by a promise of its own, it joins nothing that would tell it, and never halts."""
+    cluster = Cluster(3, 3)
+    a, _, c = (cluster.machine(index) for index in range(3))
+    former = c.engine.replica_id
+    # What the survivors found out; the streams have been open for long.
+    a.engine.epoch.settled[former] = c.engine.state.vector.get(former, 0)
+    cluster.ask(0, 0, "write", operations=[[["work"], "register", "k", "set", [1]]])
+    cluster.world.run_until(
+        lambda: c.up and c.engine.replica_id != former, "new id", within_s=10, step_s=0.1
+    )
+    assert cluster.world.alarms["halted"] == 1
