@@ -175,7 +175,8 @@ def _is_special(applied: Applied) -> bool:
 
 
 def _text(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
+    # JSON tells 1 from 1.0 and from True, and has no bytes.
+    return json.dumps(value, sort_keys=True, default=repr)
 
 
 def _events(applied: Applied, place: Place) -> list[_Event]:
