@@ -37,6 +37,7 @@ from crdtmem.entries import SEQUENCE_BITS, SEQUENCE_MASK, Metadata
 from crdtmem.errors import CrdtmemError
 from crdtmem.snapshot import decode_header
 from crdtmem.store.base import KIND_BATCH, LogRecord, content_digest
+from crdtmem.store.continuity import Fingerprint, judge
 from simulations.node import Machine
 from simulations.steps import Step
 from simulations.world import Watcher, World
@@ -166,6 +167,8 @@ class History(Watcher):
         self.forked: set[int] = set()
         # Ids that somebody took up from a copy that nothing on the disk gave away.
         self.copied: set[int] = set()
+        # Whether nothing gives it away that a machine's disk was put back.
+        self._hidden: dict[str, bool] = {}
         self.machines_of: dict[int, list[str]] = {}
         self.views: dict[str, View] = {}
         self.past: dict[str, View] = {}
@@ -199,7 +202,7 @@ class History(Watcher):
         )
         self.views[machine.name] = view
         names = self.machines_of.setdefault(replica, [])
-        if names and view.continuous and "restored" in self.harms.get(machine.name, ()):
+        if names and view.continuous and self._hidden.pop(machine.name, False):
             self.copied.add(replica)
         if machine.name not in names:
             names.append(machine.name)
@@ -225,8 +228,13 @@ class History(Watcher):
         view.vector, view.tips = vector, tips
 
     def harmed(self, machine: Machine, what: str) -> None:
-        """Remember that a disk was damaged or put back."""
+        """Remember that a disk was damaged or put back, and whether anything on it says so."""
         self.harms.setdefault(machine.name, []).append(what)
+        if what == "restored":
+            disk = machine.device.disk  # Judged here: whether the node sees it is to be checked.
+            here = Fingerprint("memory", inode=disk.inode, mark_inode=disk.inode)
+            told = judge(disk.state, disk.mark, here, disk.position).reason
+            self._hidden[machine.name] = not told
 
     # ------------------------------------------------------------------ calls
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from crdtmem.derived import KNOWN_OPERATIONS
 from simulations.checkers.base import Checker
-from simulations.node import Machine
+from simulations.node import Machine, Ticket
 
 __all__ = ["Bounds"]
 
@@ -49,9 +49,11 @@ def _sizes(machine: Machine) -> dict[str, tuple[int, int]]:
     replica, limits = engine.replica, engine.limits
     queues, inbox = replica.queues(), replica.inbox
     early = max((len(batches) for batches in inbox._waiting.values()), default=0)
+    asked = [item for item in replica._queue._items if type(item.ticket) is Ticket]
     # What a replica asks of itself is queued without asking for room.
     own = 64
     sizes = {
+        "transactions of callers": (len(asked), limits.queue_transactions),
         "transactions that wait": (
             queues["transactions"] + queues["waiting"],
             limits.queue_transactions + limits.waiters + own,

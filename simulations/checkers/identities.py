@@ -38,6 +38,12 @@ class Identities(Checker):
     def started(self, machine: Machine) -> None:
         """Look at who this is, and by what right."""
         view = self.history.views[machine.name]
+        before = self.history.past.get(machine.name)
+        if before is not None and before.up and before.replica == view.replica:
+            # A node goes on within one life only when it has given its id up.
+            raise self.fail(
+                f"it takes up {view.replica:016x} again, which it had given up", machine
+            )
         user = self._used.get(view.replica)
         excused = view.replica in self.history.copied
         if user is not None and not excused:

@@ -57,6 +57,8 @@ _ALL: Final = (
     _plant(store.checkpoint_position_noted_at_the_end, "crashes", "recovery", seed=1),
     _plant(store.cuts_the_log_above_the_checkpoint, "transfers", "recovery", seed=3),
     _plant(store.continues_its_id_after_a_torn_tail, "disks", "recovery", seed=3),
+    _plant(store.continues_its_id_after_a_restore, "identities", "identities", seed=1),
+    _plant(store.forgets_the_verdict, "evictions", "identities", seed=1),
     # ---------------------------------------------------------------- sync
     _plant(sync.acknowledges_what_is_not_durable, "disks", "durability", seed=3),
     _plant(sync.sent_counts_as_acknowledged, "registers", "durability", seed=1),
@@ -70,12 +72,14 @@ _ALL: Final = (
     _plant(sync.snapshot_replaces_what_was_written_since, "transfers", "joins", seed=1),
     _plant(sync.snapshot_claims_more_than_it_holds, "transfers", "oracle", seed=2),
     _plant(sync.snapshot_leaves_out_where_it_was_written, "transfers", "unwritten", seed=1),
+    _plant(sync.queue_has_no_bound, "crowd", "bounds", seed=2),
     # ---------------------------------------------------------------- membership
     _plant(membership.stability_ignores_a_member, "removals", "stability", seed=2),
     _plant(membership.stability_counts_early, "relays", "stability", seed=1),
     _plant(membership.collects_what_is_only_joined_here, "removals", "stability", seed=1),
     _plant(membership.writes_before_its_admission, "evictions", "durability", seed=1),
     _plant(membership.evicted_replicas_go_on, "evictions", "liveness", seed=1),
+    _plant(membership.final_before_all_survivors_know, "evictions", "stability", seed=4),
     # ---------------------------------------------------------------- datatypes
     _plant(datatypes.counts_a_continued_total_anew, "resetting", "counters", seed=2),
     _plant(datatypes.reset_writes_no_baselines, "resetting", "counters", seed=2),
@@ -84,6 +88,8 @@ _ALL: Final = (
     _plant(datatypes.bounded_counter_reclaims_stranded_rights, "budgets", "budgets", seed=1),
     _plant(datatypes.shows_what_came_last_here, "registers", "agreement", seed=1),
     _plant(datatypes.sees_the_expired, "expiring", "reads", seed=1),
+    _plant(datatypes.collects_removals_alone, "sets", "semantics", seed=1),
+    _plant(datatypes.adds_leave_removals_standing, "sets", "semantics", seed=6),
 )
 
 MUTATIONS: Final[dict[str, Mutation]] = {mutation.plant.__name__: mutation for mutation in _ALL}

@@ -107,6 +107,7 @@ WORLDS: Final[dict[str, Callable[[int], Plan]]] = {
         ("counters", "logs"), ("die", "crash"), 14, machines=3, config={"sync_us": 30_000}
     ),
     "removals": Recipe(("sets", "maps", "counters"), _APART, safety_s=16.0, rate_per_s=25.0),
+    "sets": Recipe(("sets",), ("split", "split", "isolate"), safety_s=14.0, machines=3),
     "documents": Recipe(("documents",), ("split", "crash"), safety_s=16.0, rate_per_s=25.0),
     "budgets": Recipe(("budgets",), ("split", "clone", "restored_backup"), 3),
     "policies": Recipe(("policies", "hot_key"), _APART),
@@ -161,10 +162,10 @@ WORLDS: Final[dict[str, Callable[[int], Plan]]] = {
         ("registers",),
         rate_per_s=200.0,
         machines=2,
-        clients=150,
-        safety_s=3.0,
+        clients=80,
+        safety_s=5.0,
         config={
-            "sync_us": 500_000,
+            "sync_us": 200_000,
             "limits.queue_transactions": 10,
             "limits.waiters": 4,
         },
