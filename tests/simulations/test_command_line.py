@@ -120,6 +120,31 @@ def test_what_is_no_trace_is_refused(tmp_path: Path, text: str) -> None:
     assert _call("replay", str(tmp_path / "absent.json")).exit_code == 2
 
 
+def test_a_scenario_is_drawn_and_its_history_written(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        '''"""Two regions; what one writes the other reads."""
+
+TITLE = "Mine"
+
+
+def play(stage):
+    stage.regions("eu-west", "us-east")
+    stage.start()
+    stage.load("registers", rate_per_s=10, for_s=2)
+    stage.run(3)
+    stage.converge(within_s=20)
+'''
+    )
+    picture, history = tmp_path / "mine.html", tmp_path / "mine.edn"
+    options = ("--seed", "5", "--picture", str(picture), "--elle", str(history))
+    first = _json("run", str(file), *options)
+    assert first["verdict"] == "pass"
+    assert first["trace_hash"] == _json("run", str(file), "--seed", "5")["trace_hash"]
+    assert "<svg" in picture.read_text()
+    assert any(":invoke" in path.read_text() for path in tmp_path.glob("mine*.edn"))
+
+
 def test_a_scenario_that_there_is_not_is_refused() -> None:
     assert _call("run", "no_such_scenario").exit_code == 2
     assert _call("run", "--real").exit_code == 2
