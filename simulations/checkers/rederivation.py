@@ -71,6 +71,6 @@ class Rederivation(Checker):
 def content(state: State) -> Content:
     """Return every entry of a state, by place and dot."""
     return {
-        (table.space, table.datatype, key, field, dot): (value, stamp.identity())
+        (table.space, table.datatype, key, field, dot): (repr(value), stamp.identity())
         for table, key, field, (dot, value, stamp) in state.entries()
     }
