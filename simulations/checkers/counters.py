@@ -8,6 +8,9 @@ operation that was written twice (its client got no answer, and asked elsewhere)
 once or as often as it was written until its second writer has taken it back, and at the
 end counts once. Checked for what clients read, and on every node at the end.
 
+Only a copy's own writer can take it back: where that was given up or has started again from
+a checkpoint since, the copy may go on counting.
+
 Invariants: keys written under an order of trust are left out, for there a reset may not take
 what it saw; so are resets beside copies, whose compensation may cross them.
 """
@@ -101,13 +104,22 @@ class Counters(Checker):
                 low, high = low + amount, high + amount
                 continue
             if exact and not resets:
-                stands = self._operations.standing(applied, vector)
-                low, high = low + amount * stands, high + amount * stands
+                if self._operations.standing(applied, vector):
+                    low, high = low + amount, high + amount
+                elif not self._is_there_yet(applied):
+                    low, high = low + min(0, amount), high + max(0, amount)
                 continue
             # Counted, or not, or taken back by somebody who did not know of the reset.
             full = abs(_sum(applied, place, 0))
             low, high = low - full, high + full
         return low, high
+
+    def _is_there_yet(self, applied: Applied) -> bool:
+        """Tell whether whoever wrote a copy has been running ever since, under the same id."""
+        call = applied.call
+        machine = self.world.machines[call.machine]
+        same_life = machine.up and machine.lives == call.life
+        return same_life and machine.engine.replica_id == applied.replica
 
 
 def _resets(applied: Applied, place: Place) -> bool:
