@@ -85,6 +85,7 @@ __all__ = ["Sync"]
 _HELLO_FRAME_BYTES: Final = 1 << 20
 _CREDIT_BYTES: Final = 1 << 40
 _RANGES_AT_ONCE: Final = 5_000
+_SLOWEST_US_PER_BYTE: Final = 64
 
 
 class Sync:
@@ -158,10 +159,14 @@ class Sync:
         session = self.sessions.get(peer)
         if session is None:
             return []
-        session.received_us = now_us
+        # Within a frame, bytes count for as long as they may take: a length that was harmed on
+        # the way would else swallow all that follows, and look like a living peer.
+        heard_us = session.received_us + _SLOWEST_US_PER_BYTE * len(data)
+        session.received_us = min(now_us, heard_us) if len(session.reader) else now_us
         effects: list[Effect] = []
         try:
             for message in session.reader.feed(data):
+                session.received_us = now_us
                 effects += self._handle(session, message, now_us)
                 if self.sessions.get(peer) is not session:
                     break
