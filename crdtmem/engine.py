@@ -42,6 +42,7 @@ from crdtmem.retries import Retries
 from crdtmem.skew import SkewWatch
 from crdtmem.snapshot import SnapshotHeader
 from crdtmem.sync import Sync
+from crdtmem.sync_greeting import tell_evicted
 from crdtmem.sync_host import DEFAULT_SYNC, PROTOCOL_VERSIONS, StoredBatch, SyncConfig
 from crdtmem.table import State
 from crdtmem.transaction import Transaction
@@ -352,7 +353,9 @@ class Engine:
         """Say to those whom we are linked to what has just been found out about them."""
         effects = self.sync.part(now_us)
         for gone in self.epoch.settled:
-            effects += self.sync.tell_evicted(gone)
+            session = self.sync.by_replica.get(gone)
+            if session is not None:
+                effects += tell_evicted(self, session)
         return effects
 
     def acknowledged(self) -> Mapping[int, VersionVector]:

@@ -52,7 +52,7 @@ from crdtmem.messages import (
     Refuse,
     Request,
 )
-from crdtmem.sync_greeting import Belonging, duplicate_stream, judge, keeps_older
+from crdtmem.sync_greeting import Belonging, duplicate_stream, judge, keeps_older, tell_evicted
 from crdtmem.sync_host import DEFAULT_SYNC, StoredBatch, SyncConfig, SyncHost
 from crdtmem.sync_inflow import FORKED, Inflow
 from crdtmem.sync_intake import Inbound
@@ -232,7 +232,7 @@ class Sync:
         session.own_sent = hello.vector.get(host.replica_id, 0)
         self.by_replica[hello.replica] = session
         effects += host.acknowledge(hello.replica, hello.vector, now_us)
-        effects += self.tell_evicted(hello.replica)
+        effects += tell_evicted(host, session)
         self.requests.notice(hello.vector, self.inflow.arriving, now_us)
         effects += self._tell(session, now_us)
         effects.append(session.send(Ping(now_us)))
@@ -285,17 +285,6 @@ class Sync:
         for session, error in self._belonging.strangers(self.sessions):
             effects += self._close(session, error, now_us)
         return effects
-
-    def tell_evicted(self, replica: int) -> list[Effect]:
-        """Tell a linked peer, once, that its eviction is final, if it is.
-
-        Its own promises may keep it from joining what would tell it.
-        """
-        session, cut = self.by_replica.get(replica), self.host.eviction_cut(replica)
-        if session is None or session.evicted or cut is None:
-            return []
-        session.evicted = True
-        return [session.send(Evicted(cut))]
 
     def log_read(
         self, request: Any, result: Sequence[StoredBatch] | CrdtmemError, now_us: int

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from crdtmem.effects import Alarm, Effect
 from crdtmem.errors import ForkDetected, ProtocolMismatch, RemoteError, WrongCluster
-from crdtmem.messages import Hello
+from crdtmem.messages import Evicted, Hello
 from crdtmem.sync_host import PROTOCOL_VERSIONS, SyncHost
 from crdtmem.sync_session import Session
 
@@ -27,6 +27,7 @@ __all__ = [
     "duplicate_stream",
     "judge",
     "keeps_older",
+    "tell_evicted",
 ]
 
 DUPLICATE: Final = "duplicate_stream"
@@ -154,3 +155,15 @@ def duplicate_stream(replica: int) -> RemoteError:
         reason=DUPLICATE,
         replica=replica,
     )
+
+
+def tell_evicted(host: SyncHost, session: Session) -> list[Effect]:
+    """Tell a peer, once, that its eviction is final, if it is.
+
+    Its own promises may keep it from joining what would tell it.
+    """
+    cut = host.eviction_cut(session.replica)
+    if cut is None or session.evicted:
+        return []
+    session.evicted = True
+    return [session.send(Evicted(cut))]
