@@ -182,11 +182,12 @@ def _text(value: Any) -> str:
 def _events(applied: Applied, place: Place) -> list[_Event]:
     """Return what a transaction did to a key, element by element, in order."""
     found: list[_Event] = []
-    for item in applied.asked:
+    for number, item in enumerate(applied.asked):
         if item.place != place:
             continue
         for element, value in _elements(item):
-            found.append(_Event(applied, len(found), item.name, element, value))
+            # 0 only in the first operation: what was observed was given for that one alone.
+            found.append(_Event(applied, number + len(found), item.name, element, value))
     return found
 
 
