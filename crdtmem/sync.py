@@ -318,7 +318,7 @@ class Sync:
 
     def _acknowledge(self, session: Session, message: Acknowledge, now_us: int) -> list[Effect]:
         session.vector.join(message.changed)
-        effects = self.host.acknowledge(session.replica, message.changed, now_us)
+        effects = self.inflow.heard(session, message.changed, now_us)
         for replica, vector in message.relayed.items():
             session.told_relayed.setdefault(replica, VersionVector()).join(vector)
             if replica != self.host.replica_id:
@@ -418,7 +418,8 @@ class Sync:
     # ------------------------------------------------------------------ time
 
     def _ping(self, session: Session, message: Ping, now_us: int) -> list[Effect]:
-        return [session.send(Pong(message.sent_us, now_us))]
+        pong = session.send(Pong(message.sent_us, now_us))
+        return [pong, *self.inflow.heard(session, VersionVector(), now_us)]
 
     def _pong(self, session: Session, message: Pong, now_us: int) -> list[Effect]:
         session.measured(message.sent_us, message.clock_us, now_us)

@@ -15,7 +15,7 @@ taken in leaves no trace, and is asked for again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from crdtmem.batch import Batch
@@ -64,7 +64,7 @@ class Inflow:
         replica, size = header.replica, len(data)
         if header.last > session.vector.get(replica, 0):
             # What a peer sends is durable there.
-            session.vector[replica] = header.last
+            session.vector[replica] = session.shown[replica] = header.last
             self.requests.notice({replica: header.last}, self.arriving, now_us)
         if not self.guide.listens_to(session):
             session.return_credit(size)
@@ -90,6 +90,17 @@ class Inflow:
             # Settled, or early: the inbox bounds those, and waiting could block what they need.
             session.return_credit(size)
         return effects
+
+    def heard(self, session: Session, changed: Mapping[int, int], now_us: int) -> list[Effect]:
+        """Take note of what a peer says that it has, what came as batches included.
+
+        It does not say that again; but what it acknowledges after its own batches counts only
+        once those have been joined here, and some may never be: see ``epoch``.
+        """
+        vector = VersionVector(changed)
+        vector.join(session.shown)
+        session.shown = VersionVector()
+        return self.host.acknowledge(session.replica, vector, now_us) if vector else []
 
     def settle(self, batches: Sequence[Batch]) -> list[Effect]:
         """Return the credit of published batches, and of those that never will be."""

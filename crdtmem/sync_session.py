@@ -63,6 +63,8 @@ class Session:
     credit_out: int = 0
     owed: int = 0
     vector: VersionVector = field(default_factory=VersionVector)
+    # What of its vector only the batches that it sent have shown, and no acknowledgement.
+    shown: VersionVector = field(default_factory=VersionVector)
     told: VersionVector = field(default_factory=VersionVector)
     told_relayed: dict[int, VersionVector] = field(default_factory=dict)
     # Log ranges still to be read and sent, per replica: the next sequence, and the last.
