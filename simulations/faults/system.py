@@ -93,6 +93,7 @@ class RestoredBackup(Fault):
             "machine": shape.one(random),
             "age_us": shape.duration_us(random),
             "for_us": shape.duration_us(random) // 4,
+            "hidden": random.random() < 0.3,
         }
 
     def apply(self, world: World, arguments: Arguments) -> None:
@@ -110,7 +111,8 @@ class RestoredBackup(Fault):
         spare = is_held_elsewhere(world, machine)
         machine.crash()
         if spare:
-            machine.device.restore(backup)
+            # Hidden: with all that might show it, as a snapshot of a virtual machine.
+            machine.device.disk.restore(backup, with_mark=bool(arguments.get("hidden")))
             world.sometimes("a backup restored")
             world.harmed(machine, "restored")
         restart_later(world, machine, int(arguments["for_us"]))
@@ -124,8 +126,8 @@ class Clone(Fault):
     about = "a store is copied to another machine, and both run"
 
     def draw(self, random: Random, shape: Shape) -> dict[str, Any]:
-        """Draw whose."""
-        return {"machine": shape.one(random)}
+        """Draw whose, and whether the copy can tell that it is one."""
+        return {"machine": shape.one(random), "hidden": random.random() < 0.3}
 
     def apply(self, world: World, arguments: Arguments) -> None:
         """Copy it, and start the copy."""
@@ -135,7 +137,10 @@ class Clone(Fault):
                 continue
             copy = world.add(name, machine.region)
             copy.peers = [machine.name, *machine.peers]
-            copy.device.restore(machine.device.disk.copy())
+            hidden = bool(arguments.get("hidden"))
+            copy.device.disk.restore(machine.device.disk.copy(), with_mark=hidden)
+            if hidden:
+                copy.device.disk.inode = machine.device.disk.inode
             world.sometimes("a store cloned")
             world.harmed(copy, "restored")
             copy.start()
