@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import pytest
+
+from crdtmem.batch import Batch
+from crdtmem.crdt import DATATYPES
 from simulations.checkers import watch
 from simulations.checkers.base import Checker
 from simulations.client import Clients
+from simulations.errors import SafetyViolation, Violation
 from simulations.history import Call, History
 from simulations.node import Machine
 from simulations.steps import Step
@@ -15,7 +20,21 @@ from simulations.workloads.base import operation, write
 from simulations.world import World
 from tests.simulations.ground import admitted, world_of
 
-__all__ = ["Life", "operation", "read", "write"]
+__all__ = [
+    "SPACE",
+    "Life",
+    "batch_of",
+    "operation",
+    "put",
+    "read",
+    "slots",
+    "small_life",
+    "trips",
+    "write",
+]
+
+SPACE = ("s",)
+"""The space of all of them."""
 
 
 class Life:
@@ -57,3 +76,39 @@ class Life:
 def read(space: str, datatype: str, key: str, **arguments: Any) -> tuple[str, dict[str, Any]]:
     """A ``read`` step."""
     return "read", {"space": [space], "datatype": datatype, "key": key, **arguments}
+
+
+def put(key: str, value: object, **arguments: Any) -> tuple[str, dict[str, Any]]:
+    """A ``write`` step that sets a register."""
+    return write(operation("s", "register", key, "set", value), **arguments)
+
+
+def small_life(checker: str, machines: int = 2) -> Life:
+    """A life in which something was written, overwritten and read, everywhere."""
+    life = Life(machines, [checker])
+    life.do(0, put("k", "old"))
+    life.do(0, put("k", "new"))
+    life.do(1 % machines, read("s", "register", "k"))
+    life.settle()
+    return life
+
+
+def slots(machine: Machine, datatype: str = "register") -> dict[str, Any]:
+    """What a machine holds of one datatype, to be tampered with."""
+    return machine.engine.state.table(SPACE, DATATYPES[datatype].code).slots
+
+
+def trips(life: Life, kind: type[Violation] = SafetyViolation) -> str:
+    """Return what the one checker has to say at the end."""
+    with pytest.raises(kind) as caught:
+        life.checker.finished()
+    assert caught.value.checker == life.checker.name
+    return caught.value.message
+
+
+def batch_of(life: Life, dots: tuple[int, int] | None) -> Batch:
+    """The batch that a write lies in."""
+    assert dots is not None
+    batch = life.history.batch_of(dots[0])
+    assert batch is not None
+    return batch
