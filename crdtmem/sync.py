@@ -418,8 +418,7 @@ class Sync:
     # ------------------------------------------------------------------ time
 
     def _ping(self, session: Session, message: Ping, now_us: int) -> list[Effect]:
-        pong = session.send(Pong(message.sent_us, now_us))
-        return [pong, *self.inflow.heard(session, VersionVector(), now_us)]
+        return [session.send(Pong(message.sent_us, now_us))]
 
     def _pong(self, session: Session, message: Pong, now_us: int) -> list[Effect]:
         session.measured(message.sent_us, message.clock_us, now_us)

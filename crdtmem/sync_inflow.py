@@ -100,7 +100,7 @@ class Inflow:
         vector = VersionVector(changed)
         vector.join(session.shown)
         session.shown = VersionVector()
-        return self.host.acknowledge(session.replica, vector, now_us) if vector else []
+        return self.host.acknowledge(session.replica, vector, now_us)
 
     def settle(self, batches: Sequence[Batch]) -> list[Effect]:
         """Return the credit of published batches, and of those that never will be."""
