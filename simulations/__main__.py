@@ -37,7 +37,7 @@ from simulations.sometimes import SOMETIMES
 from simulations.swarm import draw_plan
 from simulations.workloads import WORKLOADS
 
-__all__ = ["main"]
+__all__ = ["campaign", "list_all", "main", "replay", "report", "run_one", "shrink"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -145,6 +145,7 @@ def _play(
     """Play a scenario in the simulator, and write what was asked for of it."""
     from simulations import simulated_stage
     from simulations.elle import histories
+    from simulations.picture import picture_of
     from simulations.stage import load_scenario
 
     scenario = load_scenario(name)
@@ -153,7 +154,7 @@ def _play(
     )
     outcome = simulated_stage.run_scenario(scenario, stage=stage)
     if picture is not None:
-        page = simulated_stage.picture_of(scenario, stage, outcome)
+        page = picture_of(scenario.title, stage.world, stage.divergence, outcome)
         picture.write_text(page, encoding="utf-8")
     if elle is not None and stage.played is not None:
         found = histories(stage.played.history.calls, as_json=elle.suffix == ".json")

@@ -26,10 +26,11 @@ from typing import Final
 
 from simulations.kernel import EPOCH_US
 from simulations.node import Machine
+from simulations.runner import Outcome
 from simulations.trace import Record
 from simulations.world import SECOND, Watcher, World
 
-__all__ = ["Divergence", "draw"]
+__all__ = ["Divergence", "draw", "picture_of"]
 
 _Known = tuple[tuple[int, int], ...]
 
@@ -104,6 +105,14 @@ class Divergence(Watcher):
         apart = len(self._count)
         if not self.points or self.points[-1][1] != apart:
             self.points.append((self.world.kernel.now_us, apart))
+
+
+def picture_of(title: str, world: World, divergence: Divergence | None, outcome: Outcome) -> str:
+    """Return a run as an HTML page. Its world must have kept its trace."""
+    verdict = f"Seed {outcome.seed}, trace {outcome.trace_hash}: {outcome.verdict}"
+    if not outcome.passed:
+        verdict += f", {outcome.checker}: {outcome.message}"
+    return draw(title, world.trace.records(), world.machines.values(), divergence, verdict)
 
 
 @dataclass(slots=True)

@@ -28,9 +28,9 @@ from simulations.kernel import Kernel
 from simulations.network import Link
 from simulations.node import Machine
 from simulations.operators import evict
-from simulations.picture import Divergence, draw
-from simulations.plan import TOPOLOGIES, Place, Plan
-from simulations.runner import Outcome, Run
+from simulations.picture import Divergence
+from simulations.plan import Place, Plan
+from simulations.runner import FOUNDING_S, Outcome, Run
 from simulations.stage import (
     FINAL_S,
     SPACE,
@@ -45,7 +45,7 @@ from simulations.steps import Step
 from simulations.workloads import WORKLOADS
 from simulations.world import SECOND, World
 
-__all__ = ["HUBS", "SimulatedStage", "picture_of", "run_scenario"]
+__all__ = ["HUBS", "SimulatedStage", "run_scenario"]
 
 HUBS: Final = "hubs"
 _FIRST_WRITER: Final = 1_000_000
@@ -107,7 +107,7 @@ class SimulatedStage(Stage):
         plan = Plan(
             seed=self.seed,
             machines=tuple(self._places),
-            topology=topology if topology in TOPOLOGIES else "star",
+            topology="star" if topology == HUBS else topology,
             config=self._config,
             liveness_us=int(FINAL_S * SECOND),
         )
@@ -115,14 +115,17 @@ class SimulatedStage(Stage):
         if self._keep:
             self.divergence = Divergence(self.world)
             self.world.watchers.append(self.divergence)
+        first = self.machines[0]
         if topology == HUBS:
-            self._link_hubs()
-        elif topology not in TOPOLOGIES:
-            raise BadPlan(f"no topology is called {topology}")
-        self.played.found()
+            hubs = self._link_hubs()
+            self._found([[first], hubs, self.others(hubs)])
+        elif topology == "star":
+            self._found([[first], self.others(first)])
+        else:
+            self.played.found()
 
-    def _link_hubs(self) -> None:
-        """Let the first machine of each region know those of the others, and the rest theirs."""
+    def _link_hubs(self) -> list[str]:
+        """Let the first machine of each region know those before it, and the rest theirs."""
         hubs: dict[str, str] = {}
         for machine in self.world.machines.values():
             if machine.region in hubs:
@@ -131,6 +134,18 @@ class SimulatedStage(Stage):
                 # The very first knows nobody, and founds.
                 machine.peers = list(hubs.values())
                 hubs[machine.region] = machine.name
+        return list(hubs.values())
+
+    def _found(self, waves: list[list[str]]) -> None:
+        """Start wave by wave: who knows only those that are as new as itself would found."""
+        for names in waves:
+            for name in names:
+                self.world.machines[name].start()
+            self.world.run_until(
+                lambda: all(machine.replica.writable for machine in self.world.up()),
+                "cluster in which everybody may write",
+                within_s=FOUNDING_S,
+            )
 
     def add(self, name: str, region: str) -> None:
         """See ``Stage``."""
@@ -374,15 +389,12 @@ class SimulatedStage(Stage):
 
     def evict(self, victim: str, *, by: str, forced: bool = False) -> None:
         """See ``Stage``."""
-        replica = self._former_id(self._machine(victim))
+        assert self.played is not None
+        # Also of one that is down: the id of its last life.
+        replica = self.played.history.views[self._machine(victim).name].replica
         refused = evict(self._running(by), replica, forced=forced)
         if refused is not None:
             raise BadPlan(f"{by} refuses to give {victim} up: {refused}")
-
-    def _former_id(self, victim: Machine) -> int:
-        """Return the id of a machine, also of one that is down: that of its last life."""
-        assert self.played is not None
-        return self.played.history.views[victim.name].replica
 
     def upgrade(self, whom: Whom, version: int = 2) -> None:
         """See ``Stage``."""
@@ -443,16 +455,6 @@ class SimulatedStage(Stage):
         super().say(text)
         if self.played is not None:
             self.world.note("say", "", text)
-
-
-def picture_of(scenario: Scenario, stage: SimulatedStage, outcome: Outcome) -> str:
-    """Return what was played as an HTML page. The stage must have been made with ``keep``."""
-    verdict = f"Seed {outcome.seed}, trace {outcome.trace_hash}: {outcome.verdict}"
-    if not outcome.passed:
-        verdict += f", {outcome.checker}: {outcome.message}"
-    world = stage.world
-    machines = world.machines.values()
-    return draw(scenario.title, world.trace.records(), machines, stage.divergence, verdict)
 
 
 def run_scenario(

@@ -13,9 +13,9 @@ from click.testing import CliRunner
 from simulations.__main__ import main
 from simulations.elle import Operation, histories, operations, to_edn, to_json
 from simulations.kernel import EPOCH_US
-from simulations.picture import draw
+from simulations.picture import draw, picture_of
 from simulations.report import AXES, COLUMNS, Axis, measure, write_report
-from simulations.simulated_stage import SimulatedStage, picture_of, run_scenario
+from simulations.simulated_stage import SimulatedStage, run_scenario
 from simulations.stage import Scenario, Stage
 from simulations.trace import Record
 
@@ -47,10 +47,9 @@ def svg_of(page: str) -> ElementTree.Element:
 
 
 def test_a_picture_shows_what_happened(stage: SimulatedStage) -> None:
-    scenario = Scenario("drawn", "Drawn & quartered", "What must hold.", play)
     assert stage.played is not None
     outcome = stage.played.judge(lambda: None)
-    page = picture_of(scenario, stage, outcome)
+    page = picture_of("Drawn & quartered", stage.world, stage.divergence, outcome)
     tree = svg_of(page)
     classes = [item.get("class") for item in tree.iter()]
     assert classes.count("message") > 10
@@ -69,7 +68,9 @@ def test_equal_runs_give_equal_pictures(stage: SimulatedStage) -> None:
     other = SimulatedStage(5, keep=True)
     scenario = Scenario("drawn", "Drawn", "What must hold.", play)
     outcome = run_scenario(scenario, stage=other)
-    assert picture_of(scenario, stage, outcome) == picture_of(scenario, other, outcome)
+    assert picture_of("Drawn & quartered", stage.world, stage.divergence, outcome) == picture_of(
+        "Drawn & quartered", other.world, other.divergence, outcome
+    )
 
 
 def test_divergence_comes_down_to_one(stage: SimulatedStage) -> None:
