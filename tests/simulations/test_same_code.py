@@ -31,7 +31,7 @@ from simulations.node import VirtualExecutor
 from tests.simulations.ground import put_and_wait, world_of
 
 # What a world is asked for (see crdtmem.executor), and one effect that a machine may die before.
-WORLDS_VERBS = {"now_us", "draw_id", "after", "run_in_store", "log"}
+WORLDS_VERBS = {"wall_us", "elapsed_us", "draw_id", "after", "run_in_store", "log"}
 STATED = {"__init__", "carry_out"}
 
 
