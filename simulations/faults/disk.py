@@ -12,6 +12,8 @@ not, the machine merely crashes.
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from contextlib import suppress
 from random import Random
 from typing import Any, Final
 
@@ -31,7 +33,18 @@ from simulations.faults.base import (
 from simulations.node import Machine
 from simulations.world import World
 
-__all__ = ["DISKS", "mend_disk"]
+__all__ = [
+    "DISKS",
+    "AmbiguousSync",
+    "FailingDisk",
+    "FullDisk",
+    "LostTail",
+    "Rot",
+    "RottenCheckpoint",
+    "SlowDisk",
+    "TornWrite",
+    "mend_disk",
+]
 
 _LOOKS: Final = 400
 _LOOK_US: Final = 250
@@ -171,9 +184,9 @@ class _Harm(Fault):
                     world.harmed(machine, self.what)
             restart_later(world, machine, int(arguments["for_us"]))
 
+    @abstractmethod
     def harm(self, machine: Machine, arguments: Arguments) -> bool:
         """Harm the disk; tell whether there was anything to harm."""
-        raise NotImplementedError
 
 
 class Rot(_Harm):
@@ -266,11 +279,9 @@ class TornWrite(Fault):
 
 def _tear(store: Any, flight: Any, now_us: int, disk: Any, before: int) -> None:
     """Let a commit reach the disk, but for half of its last record."""
-    try:
+    # The disk may have a fault of its own for this very write, and have written all the same.
+    with suppress(StoreError):
         write_flight(store, flight, now_us)
-    except StoreError:
-        # The disk had a fault of its own for this very write; it tore nothing.
-        return
     if len(disk.records) > before:
         disk.tear(1)
 
