@@ -26,7 +26,7 @@ from simulations.runner import Outcome, run
 from simulations.sometimes import missed
 from simulations.swarm import draw_plan
 
-__all__ = ["Summary", "run_campaign", "run_seed"]
+__all__ = ["Summary", "repeat_command", "run_campaign", "run_seed"]
 
 _PORTION: Final = 4
 _WORKER_SEEDS: Final = 400

@@ -26,7 +26,7 @@ from simulations.faults.base import (
 )
 from simulations.world import World
 
-__all__ = ["MACHINES"]
+__all__ = ["MACHINES", "Crash", "CrashLoop", "Die", "Drift", "Jumps", "Pause", "Skew", "Stop"]
 
 _DAY_US: Final = 86_400_000_000
 

@@ -11,6 +11,7 @@ Invariants: lifting a cut lets through what streams held back, in order.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable
 from random import Random
 from typing import Any, ClassVar, Final
@@ -20,7 +21,29 @@ from simulations.network import Link
 from simulations.regions import one_way_us
 from simulations.world import World
 
-__all__ = ["NETWORK", "clean_links"]
+__all__ = [
+    "NETWORK",
+    "Bridge",
+    "Bursts",
+    "Clog",
+    "Corrupt",
+    "DatagramsOnly",
+    "Duplicate",
+    "Flap",
+    "Isolate",
+    "Loss",
+    "Narrow",
+    "OneWay",
+    "Overlap",
+    "Reorder",
+    "Replay",
+    "Reset",
+    "Slow",
+    "SmallMtu",
+    "Split",
+    "StreamsOnly",
+    "clean_links",
+]
 
 _LEAST_FLAP_US: Final = 100_000
 
@@ -62,8 +85,9 @@ class _Cut(Lasting):
         pairs = self.pairs(random, shape)
         return {"pairs": pairs, "for_us": shape.duration_us(random)}
 
+    @abstractmethod
     def pairs(self, random: Random, shape: Shape) -> list[list[str]]:
-        raise NotImplementedError
+        """Draw which pairs of machines, each in one direction."""
 
 
 class Split(_Cut):

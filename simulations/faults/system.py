@@ -29,7 +29,18 @@ from simulations.node import Machine
 from simulations.operators import cut_log, evict
 from simulations.world import World
 
-__all__ = ["SYSTEM", "replace_disk"]
+__all__ = [
+    "SYSTEM",
+    "Absence",
+    "Clone",
+    "Evict",
+    "Join",
+    "LostDisk",
+    "RegionLoss",
+    "RestoredBackup",
+    "Upgrade",
+    "replace_disk",
+]
 
 _MOST_MACHINES: Final = 12
 
