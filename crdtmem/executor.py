@@ -87,6 +87,7 @@ class Executor(ABC):
         self._advancing = False
         self._timer: Timer | None = None
         self._armed_us = 0
+        self._rushed = False
         self._flying = False
         self._holds: deque[Hold] = deque()
         self._holder: Hold | None = None
@@ -242,11 +243,13 @@ class Executor(ABC):
             return
         now_us = self.now_us()
         if self._timer is not None:
-            # What is overdue by the clock, which may have been set forward, is done now.
-            if self._armed_us <= deadline_us > now_us:
+            # What is overdue by the clock, which may have been set forward, is done now; but one
+            # that fires at once is left alone: who is never idle would put it off for ever.
+            if self._rushed or self._armed_us <= deadline_us > now_us:
                 return
             self._timer.cancel()
         self._armed_us = deadline_us
+        self._rushed = deadline_us <= now_us
         self._timer = self.after(max(1, deadline_us - now_us), self._on_timer)
 
     def _on_timer(self) -> None:
