@@ -123,11 +123,6 @@ class Cluster:
 
     # ------------------------------------------------------------------ the end
 
-    @property
-    def forked(self) -> bool:
-        """Whether one id has two histories, and somebody has noticed."""
-        return any(alarm.name in ("fork", "clone") for _, alarm in self.ears.told)
-
     def settle(self) -> None:
         """Heal, converge, hear every checker, and compare everything."""
         self.phases.liveness()

@@ -92,9 +92,15 @@ class Members(RuleBasedStateMachine):
         if operator.up and not operator.paused and operator is not other and view is not None:
             evict(operator, view.replica, forced=forced)
 
-    @rule(name=st.sampled_from(["join", "clone", "lost_disk", "evict"]), random=RANDOMS)
+    @rule(name=st.sampled_from(["join", "lost_disk", "evict"]), random=RANDOMS)
     def change(self, name: str, random: Random) -> None:
         self.cluster.strike(name, random)
+
+    @rule(index=MACHINES)
+    def clone(self, index: int) -> None:
+        """A copy that can tell that it is one; a hidden one forks its id: another story."""
+        name = self.cluster.machine(index).name
+        FAULTS["clone"].apply(self.cluster.world, {"machine": name, "hidden": False})
 
     @rule(index=MACHINES)
     def rescue(self, index: int) -> None:
