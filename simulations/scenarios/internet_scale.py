@@ -20,10 +20,10 @@ _ASIA = tuple(name for name in REGIONS if name.startswith("ap-"))
 def play(stage: Stage) -> None:
     """Play it."""
     # What others acknowledged is told less often where there are fifty of them.
-    stage.settings(sync__relayed_us=10_000_000, sync__acknowledge_us=200_000)
+    stage.settings(sync__relayed_us=60_000_000, sync__acknowledge_us=500_000)
     stage.regions(*REGIONS)
     stage.start(topology="hubs")
-    stage.load("registers", rate_per_s=10, for_s=10)
+    stage.load("registers", rate_per_s=4, for_s=8)
     stage.run(2)
     stage.write("ap-auckland", "antipodes", "good morning")
     stage.run(3)
