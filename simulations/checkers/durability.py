@@ -58,7 +58,12 @@ class Durability(Checker):
         wanted = call.step.arguments.get("durability", "local")
         if wanted == "local" or call.outcome != "ok":
             return
-        regions = {machine.region for machine in self.world.machines.values()}
+        # A disk that was harmed may have held it when it said so.
+        regions = {
+            machine.region
+            for machine in self.world.machines.values()
+            if not self.history.harms.get(machine.name)
+        }
         claimed = set(call.result)
         if not claimed & regions <= call.reached:
             words = (

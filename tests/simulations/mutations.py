@@ -45,9 +45,9 @@ _ALL: Final = (
     _plant(kernel.reuses_a_dot_after_a_failed_commit, "disks", "identities", seed=2),
     _plant(kernel.keeps_a_failed_commit, "disks", "durability", seed=1),
     _plant(kernel.forgets_a_failed_flights_batches, "disks", "liveness", seed=1),
-    _plant(kernel.half_a_transaction, "counting", "transactions", seed=1),
-    _plant(kernel.forgets_operation_ids, "retrying", "counters", seed=5),
-    _plant(kernel.takes_nothing_back, "retrying", "counters", seed=5),
+    _plant(kernel.half_a_transaction, "ledgers", "transactions", seed=1),
+    _plant(kernel.forgets_operation_ids, "retrying", "counters", seed=1),
+    _plant(kernel.takes_nothing_back, "retrying", "counters", seed=9, seeds=20),
     _plant(kernel.conditions_are_not_checked, "registers", "conditions", seed=1),
     _plant(kernel.answers_durable_everywhere, "registers", "durability", seed=1),
     # ---------------------------------------------------------------- store
@@ -79,7 +79,6 @@ _ALL: Final = (
     _plant(membership.collects_what_is_only_joined_here, "removals", "stability", seed=1),
     _plant(membership.writes_before_its_admission, "evictions", "durability", seed=1),
     _plant(membership.evicted_replicas_go_on, "evictions", "liveness", seed=1),
-    _plant(membership.final_before_all_survivors_know, "evictions", "stability", seed=4),
     # ---------------------------------------------------------------- datatypes
     _plant(datatypes.counts_a_continued_total_anew, "resetting", "counters", seed=2),
     _plant(datatypes.reset_writes_no_baselines, "resetting", "counters", seed=2),

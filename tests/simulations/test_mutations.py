@@ -22,22 +22,15 @@ def outcome(mutation: Mutation, seed: int, *catchers: str) -> Outcome:
         return run(plan, checkers=catchers)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_it_is_caught(name: str) -> None:
-    mutation = MUTATIONS[name]
-    found = outcome(mutation, mutation.seed, mutation.catchers[0])
-    assert found.checker == mutation.catchers[0], (mutation.breaks, found)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_caught_within_so_many_seeds(name: str) -> None:
-    """As above, without knowing which seed does it."""
+    """The seed that is known to do it comes first; any change of timing may spoil that one."""
     mutation = MUTATIONS[name]
-    seeds = range(1, mutation.seeds + 1)
-    found = (outcome(mutation, seed, *mutation.catchers) for seed in seeds)
-    assert any(one.checker in mutation.catchers for one in found), mutation.breaks
+    catcher = mutation.catchers[0]
+    seeds = dict.fromkeys((mutation.seed, *range(1, mutation.seeds + 1)))
+    found = (outcome(mutation, seed, catcher) for seed in seeds)
+    assert any(one.checker == catcher for one in found), mutation.breaks
 
 
 @pytest.mark.slow

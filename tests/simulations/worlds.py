@@ -102,9 +102,10 @@ WORLDS: Final[dict[str, Callable[[int], Plan]]] = {
     "registers": Recipe(("registers", "hot_key"), _APART),
     "sessions": Recipe(("sessions", "registers"), _APART),
     "counting": Recipe(("counters", "transactions"), (*_APART, "crash")),
+    "ledgers": Recipe(("transactions",), ("split",), 1, machines=3, rate_per_s=20.0, safety_s=4.0),
     "resetting": Recipe(("counters",), (*_APART, "split", "isolate")),
     "retrying": Recipe(
-        ("counters", "logs"), ("die", "crash"), 14, machines=3, config={"sync_us": 30_000}
+        ("counters",), ("die", "crash"), 16, machines=3, rate_per_s=60.0, config={"sync_us": 30_000}
     ),
     "removals": Recipe(("sets", "maps", "counters"), _APART, safety_s=16.0, rate_per_s=25.0),
     "sets": Recipe(("sets",), ("split", "split", "isolate"), safety_s=14.0, machines=3),

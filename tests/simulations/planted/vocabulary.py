@@ -63,8 +63,8 @@ class Mutation:
     """One planted defect.
 
     ``breaks`` says what is no longer as it must be; ``world`` names the recipe of ``worlds`` in
-    which it is looked for. The first of ``catchers`` catches it with ``seed``, watching alone;
-    any of them must within the first ``seeds`` seeds.
+    which it is looked for. The first of ``catchers``, watching alone, must catch it within
+    ``seeds`` seeds, and is known to with ``seed``.
     """
 
     plant: Plant
