@@ -48,6 +48,10 @@ def judge(host: SyncHost, hello: Hello, mine: Hello) -> tuple[RemoteError | None
             hint="upgrade the older of the two",
         ), []
     if hello.replica == host.replica_id:
+        verdict = _forked(host, hello)
+        if verdict[0] is not None:
+            # Of two that share our id the one that knows less of it is the copy.
+            return verdict
         reason = f"another node ({hello.node!r}) runs under our replica id"
         alarm = Alarm("clone", reason, {"replica": hello.replica, "address": hello.address})
         return ForkDetected(
