@@ -21,7 +21,6 @@ from simulations.kernel import Kernel
 from simulations.plan import Injection, Place, Plan
 from simulations.regions import REGIONS
 from simulations.steps import Step
-from simulations.swarm import draw_plan
 from simulations.workloads import WORKLOADS
 
 __all__ = ["WORLDS", "Recipe"]
@@ -97,11 +96,9 @@ _APART: Final = ("split", "isolate", "one_way")
 _CUT_LOGS: Final = {"checkpoint_bytes": 2_000, "sync_log_bytes": 0}
 
 WORLDS: Final[dict[str, Callable[[int], Plan]]] = {
-    "swarm": draw_plan,
     # ---------------------------------------------------------------- by what is written
     "registers": Recipe(("registers", "hot_key"), _APART),
     "sessions": Recipe(("sessions", "registers"), _APART),
-    "counting": Recipe(("counters", "transactions"), (*_APART, "crash")),
     "ledgers": Recipe(("transactions",), ("split",), 1, machines=3, rate_per_s=20.0, safety_s=4.0),
     "resetting": Recipe(("counters",), (*_APART, "split", "isolate")),
     "retrying": Recipe(
@@ -109,9 +106,7 @@ WORLDS: Final[dict[str, Callable[[int], Plan]]] = {
     ),
     "removals": Recipe(("sets", "maps", "counters"), _APART, safety_s=16.0, rate_per_s=25.0),
     "sets": Recipe(("sets",), ("split", "split", "isolate"), safety_s=14.0, machines=3),
-    "documents": Recipe(("documents",), ("split", "crash"), safety_s=16.0, rate_per_s=25.0),
     "budgets": Recipe(("budgets",), ("split", "clone", "restored_backup"), 3),
-    "policies": Recipe(("policies", "hot_key"), _APART),
     "expiring": Recipe(("expiring", "registers"), _APART),
     # ---------------------------------------------------------------- by what goes wrong
     "crashes": Recipe(
@@ -134,18 +129,11 @@ WORLDS: Final[dict[str, Callable[[int], Plan]]] = {
         3,
         config={**_CUT_LOGS, "sync.chunk_entries": 3, "sync.turn_bytes": 500},
     ),
-    "differences": Recipe(
-        ("registers", "sets", "counters"),
-        ("absence", "split", "absence"),
-        3,
-        config={**_CUT_LOGS, "sync.reconcile_from": 0},
-    ),
     "identities": Recipe(("registers", "counters"), ("restored_backup", "clone", "lost_tail"), 3),
     "evictions": Recipe(("registers", "sets"), ("evict", "join", "evict"), 3, machines=5),
     "streams": Recipe(
         ("registers", "logs"), ("reset", "split", "isolate"), 6, machines=3, topology="star"
     ),
-    "corrupt": Recipe(("registers", "transactions"), ("corrupt", "crash"), machines=3),
     "relays": Recipe(
         ("sets", "counters"),
         ("bridge", "overlap", "delay"),
