@@ -4,10 +4,11 @@ Problem: rule-based machines find more the longer they run, and nobody waits for
 that takes an hour.
 
 Idea: every machine is made into two test cases. The small one is derandomised, so that
-a run that was green stays green until the code changes; the deep one draws anew each
-time, is marked ``slow``, and prints what reproduces its failure. ``CRDTMEM_DEEP`` in the
-environment multiplies the number of its examples. The small one does not shrink: a
-failing world is shrunk by the deep case, which may take its time.
+a run that was green stays green until the code changes; the deep one is marked
+``slow``, and prints what reproduces its failure. Who hunts sets ``CRDTMEM_DEEP`` in the
+environment: it multiplies the number of examples, and has them drawn anew each time. The
+small one does not shrink: a failing world is shrunk by the deep case, which may take its
+time.
 
 Invariants: both cases run the same rules; nothing is skipped in either.
 """
@@ -40,9 +41,10 @@ def small(machine: type[RuleBasedStateMachine], *, examples: int, steps: int) ->
 
 
 def deep(machine: type[RuleBasedStateMachine], *, examples: int, steps: int) -> Any:
-    """Return the test case of the slow run: many long examples, drawn anew each time."""
-    times = int(os.environ.get("CRDTMEM_DEEP", "1"))
-    case = _case(machine, "deep", examples * times, steps)
+    """Return the test case of the slow run: many long examples; drawn anew for who hunts."""
+    hunting = os.environ.get("CRDTMEM_DEEP")
+    more = {} if hunting else {"derandomize": True, "database": None}
+    case = _case(machine, "deep", examples * int(hunting or "1"), steps, **more)
     return pytest.mark.timeout(DEEP_TIMEOUT_S)(pytest.mark.slow(case))
 
 

@@ -209,4 +209,4 @@ class Replicas(RuleBasedStateMachine):
 
 
 TestSmall = small(Replicas, examples=25, steps=25)
-TestDeep = deep(Replicas, examples=400, steps=50)
+TestDeep = deep(Replicas, examples=60, steps=50)

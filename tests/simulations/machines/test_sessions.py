@@ -211,4 +211,4 @@ class Sessions(RuleBasedStateMachine):
 
 
 TestSmall = small(Sessions, examples=25, steps=30)
-TestDeep = deep(Sessions, examples=300, steps=60)
+TestDeep = deep(Sessions, examples=60, steps=50)

@@ -395,4 +395,4 @@ def _checkpoint(store: Store) -> tuple[bytes, int, list[bytes]] | None:
 
 
 TestSmall = small(SideBySide, examples=12, steps=25)
-TestDeep = deep(SideBySide, examples=400, steps=60)
+TestDeep = deep(SideBySide, examples=150, steps=60)
