@@ -34,7 +34,7 @@ SOMETIMES: Final[dict[str, Rare]] = {
     "a crash between the commit and its answer": Rare("a crash while the disk writes", 300),
     "a torn write": Rare("the fault torn_write", 300),
     "two streams crossed": Rare("two nodes that dial each other at once", 100),
-    "a stream dropped for what its peer left untaken": Rare("narrow links, small buffers", 1_000),
+    "a stream dropped for what its peer left untaken": Rare("narrow links, small buffers", 5_000),
     "a node went on under a new id": Rare("evictions, clones and restored backups", 200),
     "a disk harmed: rot": Rare("the faults rot and rotten_checkpoint", 300),
     "a disk harmed: lost tail": Rare("the fault lost_tail", 300),
@@ -47,7 +47,7 @@ SOMETIMES: Final[dict[str, Rare]] = {
     "a stream of version 1, of two programs": Rare("the fault upgrade, on one end", 300),
     "a stream of version 2, of two programs": Rare("the fault upgrade, on both ends", 500),
     "a client began a new session": Rare("evictions, and long cuts", 300),
-    "a client gave up waiting": Rare("pauses, full disks", 300),
+    "a client gave up waiting": Rare("pauses, full disks", 5_000),
     "a write repeated without knowing what became of it": Rare("crashes under clients", 300),
 }
 """Every rare path by name."""
