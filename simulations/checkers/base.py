@@ -14,16 +14,40 @@ machine, the time and enough of the evidence to begin with.
 
 from __future__ import annotations
 
-from typing import ClassVar, Final
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, Final, Generic, TypeVar
 
 from simulations.errors import LivenessViolation, SafetyViolation
 from simulations.history import History
 from simulations.node import Machine
 from simulations.world import SECOND, Watcher, World
 
-__all__ = ["Checker", "is_quiet"]
+__all__ = ["Checker", "Tail", "is_quiet"]
 
 _LOOKS: Final = 0.02
+T = TypeVar("T")
+
+
+class Tail(Generic[T]):
+    """What was appended to a growing list since it was last walked: each item comes once."""
+
+    __slots__ = ("_items", "_read")
+
+    def __init__(self, items: Sequence[T]) -> None:
+        self._items = items
+        self._read = 0
+
+    def __bool__(self) -> bool:
+        return self._read < len(self._items)
+
+    def __iter__(self) -> Iterator[T]:
+        while self._read < len(self._items):
+            self._read += 1
+            yield self._items[self._read - 1]
+
+    def rewind(self, to: int = 0) -> None:
+        """Let the items from an index on come again."""
+        self._read = to
 
 
 class Checker(Watcher):

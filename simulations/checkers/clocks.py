@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from crdtmem.batch import Batch
 from crdtmem.entries import SEQUENCE_BITS, SEQUENCE_MASK
-from simulations.checkers.base import Checker
+from simulations.checkers.base import Checker, Tail
 from simulations.history import History
 from simulations.node import Machine
 from simulations.world import World
@@ -30,7 +30,7 @@ class Clocks(Checker):
 
     def __init__(self, world: World, history: History) -> None:
         super().__init__(world, history)
-        self._read = 0
+        self._new_batches = Tail(history.log)
 
     def published(self, machine: Machine) -> None:
         """Look at the batches that are new."""
@@ -41,10 +41,8 @@ class Clocks(Checker):
         self._look()
 
     def _look(self) -> None:
-        log = self.history.log
-        while self._read < len(log):
-            self._look_at(log[self._read])
-            self._read += 1
+        for batch in self._new_batches:
+            self._look_at(batch)
 
     def _look_at(self, batch: Batch) -> None:
         header = batch.header

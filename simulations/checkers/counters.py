@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from crdtmem.crdt import DATATYPES
-from simulations.checkers.base import Checker
+from simulations.checkers.base import Checker, Tail
 from simulations.checkers.operations import Applied, Operations, Place
 from simulations.history import History
 from simulations.node import Machine
@@ -40,7 +40,7 @@ class Counters(Checker):
     def __init__(self, world: World, history: History) -> None:
         super().__init__(world, history)
         self._operations = history.index(Operations)
-        self._read = 0
+        self._new_answers = Tail(history.ended_calls)
 
     def published(self, machine: Machine) -> None:
         """Check what clients have read since."""
@@ -58,13 +58,10 @@ class Counters(Checker):
                 self._check(place, value, machine.engine.state.vector, machine.name, exact=True)
 
     def _check_reads(self) -> None:
-        ended = self.history.ended_calls
-        if self._read == len(ended):
+        if not self._new_answers:
             return
         self._operations.update()
-        while self._read < len(ended):
-            call = ended[self._read]
-            self._read += 1
+        for call in self._new_answers:
             if call.step.kind != "read" or call.outcome != "ok":
                 continue
             arguments = call.step.arguments

@@ -17,7 +17,7 @@ from __future__ import annotations
 from crdtmem.batch import Batch
 from crdtmem.causality import VersionVector
 from crdtmem.entries import SEQUENCE_BITS, SEQUENCE_MASK, unpack_dot
-from simulations.checkers.base import Checker
+from simulations.checkers.base import Checker, Tail
 from simulations.history import History
 from simulations.node import Machine
 from simulations.world import World
@@ -33,7 +33,7 @@ class Delivery(Checker):
 
     def __init__(self, world: World, history: History) -> None:
         super().__init__(world, history)
-        self._read = 0
+        self._new_batches = Tail(history.log)
         self._before: dict[str, VersionVector] = {}
 
     def started(self, machine: Machine) -> None:
@@ -75,10 +75,8 @@ class Delivery(Checker):
                 raise self.fail(words, machine)
 
     def _look_at_log(self) -> None:
-        history, log = self.history, self.history.log
-        while self._read < len(log):
-            batch = log[self._read]
-            self._read += 1
+        history = self.history
+        for batch in self._new_batches:
             context = history.context(batch)
             own, last = batch.header.replica, batch.header.last
             for dot in history.effects(batch)[1]:

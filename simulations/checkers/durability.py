@@ -12,7 +12,7 @@ Invariants: a disk is what survives a crash: what lies in an open transaction is
 from __future__ import annotations
 
 from crdtmem.entries import unpack_dot
-from simulations.checkers.base import Checker
+from simulations.checkers.base import Checker, Tail
 from simulations.history import Call, History
 from simulations.node import Machine
 from simulations.world import World
@@ -28,7 +28,7 @@ class Durability(Checker):
 
     def __init__(self, world: World, history: History) -> None:
         super().__init__(world, history)
-        self._read = 0
+        self._new_answers = Tail(history.ended_calls)
 
     def published(self, machine: Machine) -> None:
         """Compare what is visible with what is durable."""
@@ -43,10 +43,7 @@ class Durability(Checker):
         self._look()
 
     def _look(self) -> None:
-        ended = self.history.ended_calls
-        while self._read < len(ended):
-            call = ended[self._read]
-            self._read += 1
+        for call in self._new_answers:
             self._check(call)
 
     def _check(self, call: Call) -> None:

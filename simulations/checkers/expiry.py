@@ -15,7 +15,7 @@ expired ``reads``'s to check.
 from __future__ import annotations
 
 from crdtmem.entries import SEQUENCE_BITS, SEQUENCE_MASK, unpack_dot
-from simulations.checkers.base import Checker
+from simulations.checkers.base import Checker, Tail
 from simulations.checkers.stability import collected_by
 from simulations.history import History, Written
 from simulations.node import Machine
@@ -34,7 +34,7 @@ class Expiry(Checker):
 
     def __init__(self, world: World, history: History) -> None:
         super().__init__(world, history)
-        self._read = 0
+        self._new_batches = Tail(history.log)
 
     def published(self, machine: Machine) -> None:
         """Look at the removals since."""
@@ -54,10 +54,7 @@ class Expiry(Checker):
                     raise self.late(words, machine)
 
     def _look(self) -> None:
-        log = self.history.log
-        while self._read < len(log):
-            batch = log[self._read]
-            self._read += 1
+        for batch in self._new_batches:
             for written in self.history.transactions(batch):
                 if written.operation_id is None:
                     self._check(written)

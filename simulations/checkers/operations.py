@@ -23,6 +23,7 @@ from crdtmem.causality import VersionVector
 from crdtmem.crdt import DATATYPES
 from crdtmem.entries import SEQUENCE_BITS, SEQUENCE_MASK
 from crdtmem.rescue import RESCUE_PREFIX
+from simulations.checkers.base import Tail
 from simulations.history import Call, History
 
 __all__ = ["Applied", "Asked", "Operations", "Place"]
@@ -85,8 +86,8 @@ class Operations:
 
     def __init__(self, history: History) -> None:
         self._history = history
-        self._read = 0
-        self._calls_read = 0
+        self._new_batches = Tail(history.log)
+        self._new_calls = Tail(history.calls)
         self._calls: dict[bytes, list[Call]] = {}
         self._by_place: dict[Place, list[Applied]] = {}
         self.copies: dict[bytes, list[Applied]] = {}
@@ -95,15 +96,10 @@ class Operations:
 
     def update(self) -> None:
         """Take in what is new."""
-        calls, log = self._history.calls, self._history.log
-        while self._calls_read < len(calls):
-            call = calls[self._calls_read]
-            self._calls_read += 1
+        for call in self._new_calls:
             if call.operation_id is not None:
                 self._calls.setdefault(call.operation_id, []).append(call)
-        while self._read < len(log):
-            batch = log[self._read]
-            self._read += 1
+        for batch in self._new_batches:
             for written in self._history.transactions(batch):
                 name = written.operation_id
                 if name is not None and name in self._calls:

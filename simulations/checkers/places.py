@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from crdtmem.batch import REMOVED, SpaceName
 from crdtmem.entries import SEQUENCE_BITS, SEQUENCE_MASK, Field, Stamp
+from simulations.checkers.base import Tail
 from simulations.history import History
 
 __all__ = ["Delta", "Places", "covers"]
@@ -41,15 +42,12 @@ class Places:
 
     def __init__(self, history: History) -> None:
         self._history = history
-        self._read = 0
+        self._new_batches = Tail(history.log)
         self._deltas: dict[tuple[SpaceName, int, str], list[Delta]] = {}
 
     def deltas(self, space: SpaceName, code: int, key: str) -> list[Delta]:
         """Return all deltas of a key that were ever durable."""
-        log = self._history.log
-        while self._read < len(log):
-            batch = log[self._read]
-            self._read += 1
+        for batch in self._new_batches:
             for segment in batch.segments:
                 for dot, name, field, value, superseded in segment.deltas():
                     place = (segment.space, segment.datatype, name)

@@ -13,7 +13,7 @@ Invariants: contexts with an id of several histories are left out.
 from __future__ import annotations
 
 from crdtmem.crdt import DATATYPES
-from simulations.checkers.base import Checker
+from simulations.checkers.base import Checker, Tail
 from simulations.checkers.oracle import named
 from simulations.checkers.places import Places
 from simulations.history import Call, History
@@ -32,7 +32,7 @@ class Reads(Checker):
     def __init__(self, world: World, history: History) -> None:
         super().__init__(world, history)
         self._places = history.index(Places)
-        self._read = 0
+        self._new_answers = Tail(history.ended_calls)
 
     def published(self, machine: Machine) -> None:
         """Look at the readings since."""
@@ -43,10 +43,7 @@ class Reads(Checker):
         self._look()
 
     def _look(self) -> None:
-        ended = self.history.ended_calls
-        while self._read < len(ended):
-            call = ended[self._read]
-            self._read += 1
+        for call in self._new_answers:
             if call.step.kind == "read" and call.outcome == "ok":
                 self._check(call)
 

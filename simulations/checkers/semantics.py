@@ -32,7 +32,7 @@ from typing import Any, Final, NamedTuple
 
 from crdtmem.codec import thaw
 from crdtmem.crdt import DATATYPES
-from simulations.checkers.base import Checker
+from simulations.checkers.base import Checker, Tail
 from simulations.checkers.operations import Applied, Asked, Operations, Place
 from simulations.history import History
 from simulations.node import Machine
@@ -90,7 +90,7 @@ class Semantics(Checker):
     def __init__(self, world: World, history: History) -> None:
         super().__init__(world, history)
         self._operations = history.index(Operations)
-        self._read = 0
+        self._new_answers = Tail(history.ended_calls)
 
     def published(self, machine: Machine) -> None:
         """Check some of the readings since."""
@@ -109,10 +109,7 @@ class Semantics(Checker):
                 self._check(place, machine.replica.read(*place, now_us), vector, machine.name)
 
     def _look(self) -> None:
-        ended = self.history.ended_calls
-        while self._read < len(ended):
-            call = ended[self._read]
-            self._read += 1
+        for call in self._new_answers:
             arguments = call.step.arguments
             if call.step.kind != "read" or call.outcome != "ok" or self.history.forked:
                 continue

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from crdtmem.causality import VersionVector
 from crdtmem.entries import SEQUENCE_BITS, SEQUENCE_MASK
-from simulations.checkers.base import Checker
+from simulations.checkers.base import Checker, Tail
 from simulations.history import Call, History
 from simulations.node import Machine
 from simulations.world import World
@@ -31,7 +31,7 @@ class Sessions(Checker):
 
     def __init__(self, world: World, history: History) -> None:
         super().__init__(world, history)
-        self._read = 0
+        self._new_answers = Tail(history.ended_calls)
 
     def published(self, machine: Machine) -> None:
         """Look at the answers given since."""
@@ -42,10 +42,7 @@ class Sessions(Checker):
         self._look()
 
     def _look(self) -> None:
-        ended = self.history.ended_calls
-        while self._read < len(ended):
-            call = ended[self._read]
-            self._read += 1
+        for call in self._new_answers:
             if call.context is not None:
                 self._check(call)
 

@@ -13,7 +13,7 @@ Invariants: operations that may find nothing to do (a removal) need not have wri
 from __future__ import annotations
 
 from crdtmem.entries import unpack_dot
-from simulations.checkers.base import Checker
+from simulations.checkers.base import Checker, Tail
 from simulations.checkers.operations import Applied, Operations
 from simulations.history import Call, History
 from simulations.node import Machine
@@ -36,7 +36,7 @@ class Transactions(Checker):
     def __init__(self, world: World, history: History) -> None:
         super().__init__(world, history)
         self._operations = history.index(Operations)
-        self._read = 0
+        self._new_answers = Tail(history.ended_calls)
 
     def published(self, machine: Machine) -> None:
         """Look at what was answered since."""
@@ -50,13 +50,10 @@ class Transactions(Checker):
                 self._require_whole(applied)
 
     def _look(self) -> None:
-        ended = self.history.ended_calls
-        if self._read == len(ended):
+        if not self._new_answers:
             return
         self._operations.update()
-        while self._read < len(ended):
-            call = ended[self._read]
-            self._read += 1
+        for call in self._new_answers:
             if call.dots is not None and not call.repeated:
                 self._check_written(call)
             elif call.outcome == "refused" and call.code in _REFUSED:

@@ -19,7 +19,7 @@ from crdtmem.entries import SEQUENCE_BITS, unpack_dot
 from crdtmem.policy import SYSTEM_SPACE, policy_key
 from crdtmem.rescue import RESCUE_PREFIX
 from crdtmem.retries import RETRY_PREFIX
-from simulations.checkers.base import Checker
+from simulations.checkers.base import Checker, Tail
 from simulations.history import Call, History, Written
 from simulations.node import Machine
 from simulations.world import World
@@ -38,9 +38,9 @@ class Unwritten(Checker):
 
     def __init__(self, world: World, history: History) -> None:
         super().__init__(world, history)
-        self._read = 0
+        self._new_batches = Tail(history.log)
         self._asked: dict[bytes, Call] = {}
-        self._calls_read = 0
+        self._new_calls = Tail(history.calls)
         self._done: set[tuple[int, bytes]] = set()
 
     def published(self, machine: Machine) -> None:
@@ -87,15 +87,10 @@ class Unwritten(Checker):
     # ------------------------------------------------------------------ batches
 
     def _look_at_log(self) -> None:
-        calls, log = self.history.calls, self.history.log
-        while self._calls_read < len(calls):
-            call = calls[self._calls_read]
-            self._calls_read += 1
+        for call in self._new_calls:
             if call.operation_id is not None:
                 self._asked[call.operation_id] = call
-        while self._read < len(log):
-            batch = log[self._read]
-            self._read += 1
+        for batch in self._new_batches:
             for written in self.history.transactions(batch):
                 name = written.operation_id
                 if name is not None and not name.startswith(_OWN):
