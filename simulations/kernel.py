@@ -10,6 +10,10 @@ one microsecond happen in the order in which they were asked for. Chance comes f
 the user's name, so that taking one fault out of a plan leaves all other draws alone,
 which is what makes shrinking work.
 
+A world in which things happen for ever without time passing would never end; one in which
+far too much happens ends too late for anybody to wait. ``most_events`` bounds both, and
+says so as a failure to make progress, with the seed that repeats it.
+
 Invariants: no wall clock, no asyncio, no thread, no chance but the seed; the same plan
 gives the same events in the same order in any process, under any PYTHONHASHSEED.
 
@@ -25,10 +29,14 @@ from hashlib import blake2b
 from random import Random
 from typing import Any, Final
 
+from simulations.errors import LivenessViolation
+
 __all__ = ["EPOCH_US", "Event", "Kernel"]
 
 EPOCH_US: Final = 1_700_000_000_000_000
 """When every simulated world begins, in microseconds since 1970."""
+
+_UNBOUNDED: Final = 1 << 62
 
 
 class Event:
@@ -49,12 +57,14 @@ class Event:
 class Kernel:
     """The only source of time, order and chance in a simulated world."""
 
-    __slots__ = ("_heap", "_sequence", "events", "now_us", "seed")
+    __slots__ = ("_heap", "_sequence", "events", "most_events", "now_us", "seed")
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.now_us = EPOCH_US
         self.events = 0
+        # Scenarios may have as many as they like; runs of plans are bounded: see ``runner``.
+        self.most_events = _UNBOUNDED
         self._sequence = 0
         self._heap: list[tuple[int, int, Event]] = []
 
@@ -81,14 +91,28 @@ class Kernel:
         return event
 
     def run(self, until_us: int) -> None:
-        """Let everything happen that is due until a time, included; the clock then stands there."""
-        heap, pop = self._heap, heapq.heappop
+        """Let everything happen that is due until a time, included; the clock then stands there.
+
+        Raises ``LivenessViolation`` when more has happened than ``most_events``.
+        """
+        heap, pop, most_events = self._heap, heapq.heappop, self.most_events
         while heap and heap[0][0] <= until_us:
             self.now_us, _, event = pop(heap)
             if not event.cancelled:
                 self.events += 1
+                if self.events > most_events:
+                    raise self._endless(event)
                 event.function(*event.arguments)
         self.now_us = max(self.now_us, until_us)
+
+    def _endless(self, event: Event) -> LivenessViolation:
+        name = getattr(event.function, "__qualname__", repr(event.function))
+        return LivenessViolation(
+            "liveness",
+            f"at {self.elapsed_us / 1e6:.6f} s more than {self.most_events} events have happened, "
+            f"{name} was next: does something ask for itself again and again? "
+            "Replay the seed, and look at what the last events have in common",
+        )
 
     def step(self) -> bool:
         """Let the next thing happen; ``False`` if nothing is ever going to."""

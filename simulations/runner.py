@@ -9,7 +9,8 @@ work, all machines run; and in the *liveness phase* every caller must get an ans
 all nodes must converge, within a bound. After that all checkers have the last word.
 
 Invariants: a plan that is run twice gives the same outcome, trace hash included; no
-exception leaves ``run`` but ``BadPlan``.
+exception leaves ``run`` but ``BadPlan``; a run ends after ``MOST_EVENTS`` at the latest, as a
+failure of liveness.
 """
 
 from __future__ import annotations
@@ -35,10 +36,16 @@ from simulations.plan import Injection, Plan, build_world
 from simulations.workloads import WORKLOADS
 from simulations.world import SECOND, World
 
-__all__ = ["FOUNDING_S", "Outcome", "Run", "run"]
+__all__ = ["FOUNDING_S", "MOST_EVENTS", "Outcome", "Run", "run"]
 
 FOUNDING_S: Final = 120.0
 """The longest that a healthy cluster may take until everybody may write."""
+
+MOST_EVENTS: Final = 1_000_000
+"""The most that may happen in one run: a hundred times what plans of swarms come to.
+
+A node that asks itself for something for ever, without time passing, ends here.
+"""
 
 _DETAILS: Final = 6_000
 _PATIENCE_S: Final = 20.0
@@ -105,10 +112,12 @@ class Run:
         checkers: Iterable[str] | None = None,
         keep: bool = False,
         mutate: Callable[[World], None] | None = None,
+        most_events: int = MOST_EVENTS,
     ) -> None:
         plan.check({"fault": FAULTS, "workload": WORKLOADS, "checker": CHECKERS})
         self.plan = plan
         self.world = build_world(plan, keep=keep)
+        self.world.kernel.most_events = most_events
         self.history = History(self.world)
         self.clients = Clients(self.world, self.history)
         names = checkers if checkers is not None else plan.checkers or None

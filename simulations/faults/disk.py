@@ -266,7 +266,9 @@ class TornWrite(Fault):
         if executor is None or looks == 0:
             return
         flight = executor.engine.replica.flight
-        if machine.paused or not machine.storing or flight is None or not flight.batches:
+        # While a store is being reopened it is not the flight that is being written.
+        writing = machine.storing and executor.broken is None and not machine.paused
+        if not writing or flight is None or not flight.batches:
             later(world, _LOOK_US, self._wait, world, machine, for_us, looks - 1)
             return
         store, disk = machine.store, machine.device.disk

@@ -11,7 +11,7 @@ from simulations.checkers import CHECKERS
 from simulations.errors import BadPlan, LivenessViolation, SafetyViolation
 from simulations.node import Machine
 from simulations.plan import Injection, Place, Plan
-from simulations.runner import Run, run
+from simulations.runner import MOST_EVENTS, Run, run
 from simulations.swarm import draw_plan
 from simulations.world import Watcher, World
 
@@ -121,3 +121,20 @@ def test_checkers_can_be_chosen() -> None:
     assert [checker.name for checker in Run(SMALL).checkers] == list(CHECKERS)
     with pytest.raises(BadPlan):
         Run(replace(SMALL, checkers=("no such",)))
+
+
+def test_a_run_that_would_never_end_fails() -> None:
+    """Something that asks for itself without time passing is no reason to hang."""
+
+    def ask_again_for_ever(world: World) -> None:
+        def again() -> None:
+            world.kernel.after(0, again)
+
+        world.after(1, again)
+
+    endless = Run(SMALL, mutate=ask_again_for_ever, most_events=20_000).play()
+    assert (endless.verdict, endless.checker, endless.exit_code) == ("liveness", "liveness", 11)
+    assert "again" in endless.message
+    assert "Replay the seed" in endless.message
+    assert endless.events == 20_001
+    assert run(SMALL).events < MOST_EVENTS // 100
