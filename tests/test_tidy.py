@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import shutil
@@ -50,6 +51,7 @@ def test_the_checkout_is_what_is_tested() -> None:
 
 def test_pure_modules_do_not_touch_the_world() -> None:
     hold(offences(tidy.impure_imports, "crdtmem"))
+    hold(offences(functools.partial(tidy.impure_imports, package="gossip"), "gossip"))
 
 
 def test_simulated_worlds_depend_on_nothing_but_their_seed() -> None:
@@ -139,6 +141,7 @@ def test_imports_point_down_only() -> None:
         ("clock", "import crdtmem.codec\n", "No two modules import each other"),
         ("unplaced", "", "Imports point down only"),
         ("codec", "import simulations\n", "Nothing in crdtmem knows of the simulator"),
+        ("../gossip/swim", "import crdtmem.codec\n", "The mesh knows nothing of what it carries"),
     ],
 )
 def test_the_contracts_break_on_a_planted_import(
@@ -147,8 +150,9 @@ def test_the_contracts_break_on_a_planted_import(
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     package = tmp_path / "crdtmem"
     package.mkdir()
-    (tmp_path / "simulations").mkdir()
-    (tmp_path / "simulations" / "__init__.py").write_text("")
+    for other in ("gossip", "simulations"):
+        (tmp_path / other).mkdir()
+        (tmp_path / other / "__init__.py").write_text("")
     for name in ("__init__", "errors", "entries", "clock", "causality", "batch", "table", "replica",
                  "engine", "store"):  # fmt: skip
         (package / f"{name}.py").write_text("")
@@ -202,6 +206,8 @@ def test_purity_is_not_mistaken_for_impurity() -> None:
     assert tidy.impure_imports("crdtmem.replica", source) == []
     assert tidy.impure_imports("crdtmem.store.files", "import os\n") == []
     assert tidy.impure_imports("crdtmem.store", "import os\n") == []
+    assert tidy.impure_imports("gossip.driver", "import asyncio\n", package="gossip") == []
+    assert tidy.impure_imports("gossip.config", "import time\n", package="gossip")
 
 
 @pytest.mark.parametrize(
