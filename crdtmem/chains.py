@@ -30,8 +30,9 @@ from crdtmem.crdt import DATATYPES_BY_CODE, NESTED
 from crdtmem.crdt.map import Map
 from crdtmem.crdt.totals import RunningTotals
 from crdtmem.entries import SEQUENCE_BITS, SEQUENCE_MASK
+from crdtmem.epoch import Epoch
 from crdtmem.errors import HistoryGap, MalformedFrame
-from crdtmem.rescue import Rescue
+from crdtmem.rescue import LostTransaction, Rescue
 from crdtmem.store import Store
 from crdtmem.store.base import KIND_BATCH
 
@@ -52,6 +53,17 @@ class Chain:
     origin: int
     unclear: bool
     rescue: Rescue
+
+    def rescuer(self, epoch: Epoch, lost: LostTransaction) -> int | None:
+        """Return the one replica that may rescue a transaction, ``None`` while nobody knows.
+
+        A fork is rescued by whoever holds it: no claim tells of two stores with one id which
+        wrote it, and in every store that holds it it has the same origin dots, by whose
+        marks it is written once.
+        """
+        if self.rescue.origin != self.origin:
+            return epoch.own if epoch.own in epoch.established() else None
+        return epoch.successor(self.origin, lost.last)
 
 
 def sort_out(

@@ -337,31 +337,39 @@ class Epoch:
             if member.is_founder or any(covers(dot) for dot in member.admissions)
         )
 
-    def successor(self, origin: int) -> int | None:
-        """Return the one replica that may rescue what ``origin`` lost, once it is certain.
+    def successor(self, origin: int, sequence: int = 0) -> int | None:
+        """Return the one replica that may rescue a lost dot of ``origin``, once it is certain.
 
-        It is the first, in canonical order, whose admission names ``origin`` as
-        a former id, directly or through others; certain when that admission is
-        stable, so that no earlier claim can still arrive.
+        Of those whose admission names ``origin`` as a former id, directly or through
+        others, only who had written that far under it holds the dot (a copy may hold
+        less), and of these the first in canonical order; certain when that admission is
+        stable, so that no earlier claim can still arrive. Where none had, as after damage
+        to a disk, it is whoever had most; where nobody claims an id whose eviction is final,
+        whoever holds it: what each origin dot led to is marked, so nothing is written twice.
         """
-        claims = [
-            (member.order, member.admissions[0], replica)
-            for replica, member in self.records.items()
-            if replica not in self.settled and origin in self._former_ids(replica)
-        ]
+        claims = []
+        for replica, member in self.records.items():
+            last = None if replica in self.settled else self._last_as(replica, origin)
+            if last is not None:
+                missing = max(0, sequence - last)
+                claims.append((missing, member.order, member.admissions[0], replica))
         if not claims:
-            return None
-        _, dot, replica = min(claims)
+            held = origin in self.settled and self.own in self.established()
+            return self.own if held else None
+        _, _, dot, replica = min(claims)
         return replica if self._stable.covers(dot) else None
 
-    def _former_ids(self, replica: int) -> set[int]:
-        former: set[int] = set()
+    def _last_as(self, replica: int, origin: int) -> int | None:
+        """Return how much a replica had written as ``origin``, ``None`` if it never was that."""
+        passed: set[int] = set()
         member = self.records.get(replica)
-        while member is not None and member.predecessor not in {None, replica, *former}:
-            assert member.predecessor is not None
-            former.add(member.predecessor)
-            member = self.records.get(member.predecessor)
-        return former
+        while member is not None and member.predecessor is not None and replica not in passed:
+            if member.predecessor == origin:
+                return member.predecessor_last
+            passed.add(replica)
+            replica = member.predecessor
+            member = self.records.get(replica)
+        return None
 
     # ------------------------------------------------------------------ acknowledgements
 

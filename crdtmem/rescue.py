@@ -7,8 +7,8 @@ of it may have got through after all, by a retry, by an earlier rescue, or
 because the cut turned out higher than feared.
 
 Idea: the batches beyond the cut are kept apart, listed, and what an operator
-chooses is written again as *new* transactions of one named successor (see
-``Epoch.successor``), through the ordinary write path. Each knows what it
+chooses is written again as *new* transactions of one successor, of those that hold
+it (see ``Epoch.successor``), through the ordinary write path. Each knows what it
 repeats. It is written at most once, because
 
 * what the successor's vector covers has arrived, and is passed over;
@@ -105,6 +105,11 @@ class LostTransaction:
         """The name by which an operator chooses it: its first dot."""
         return str(unpack_dot(self.first))
 
+    @property
+    def last(self) -> int:
+        """The sequence of its last delta."""
+        return self.parts[-1][-1].dot & SEQUENCE_MASK
+
 
 def is_rescued(state: State, dot: int) -> bool:
     """Tell whether what begins at ``dot`` was rescued, as far as this state knows."""
@@ -146,6 +151,10 @@ class Rescue:
                 standing = self._standing(lost, part, state)
                 found += [_describe(delta, standing) for delta in part]
         return found
+
+    def is_lost(self, lost: LostTransaction, state: State) -> bool:
+        """Tell whether some part of a transaction has neither arrived nor been rescued."""
+        return any(self._standing(lost, part, state) == "lost" for part in lost.parts)
 
     def _standing(self, lost: LostTransaction, part: tuple[PastDelta, ...], state: State) -> str:
         if state.vector.covers(part[0].dot):

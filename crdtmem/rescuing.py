@@ -7,7 +7,7 @@ Idea: the store's quarantine is read on its own thread and sorted out by ``chain
 the pure rules are ``rescue``'s. Each lost transaction is committed through the engine's
 ordinary queue, one after the other, because each may stand on the one before.
 
-Invariants: the quarantine is only read; only the origin's one successor writes; an
+Invariants: the quarantine is only read; of each dot only the one successor writes; an
 interrupted rescue can be repeated, and writes the rest.
 """
 
@@ -58,9 +58,10 @@ async def lost_writes(runtime: Runtime) -> list[LostWrite]:
 async def rescue_all(runtime: Runtime, chosen: frozenset[str] | None) -> dict[str, Any]:
     """Write what was lost anew: the transactions that hold the chosen dots, or all.
 
-    Returns how many were written, had been before, and could not be. Raises
-    ``InvalidValue`` for a dot that was not lost, and where another replica is the
-    successor.
+    Returns how many were written, had been before, and which could not be, with the
+    reason: another replica is the successor, or what an increment added cannot be told.
+    Raises ``InvalidValue`` for a dot that was not lost, and where nothing was written
+    because another replica is the successor.
     """
     chains = await find_chains(runtime)
     state = runtime.engine.replica.state
@@ -73,21 +74,22 @@ async def rescue_all(runtime: Runtime, chosen: frozenset[str] | None) -> dict[st
             hint="`crdtmem rescue list` shows what was",
         )
     outcome: dict[str, Any] = {"written": 0, "already": 0, "failed": []}
+    refused: InvalidValue | None = None
     for chain in chains:
-        picked = [
-            lost
-            for lost in chain.rescue.transactions
-            if (not chain.unclear if chosen is None else _dots(lost) & chosen)
-        ]
-        if any(write.state == "lost" for write in chain.rescue.listing(state)) and picked:
-            _require_successor(runtime, chain.origin)
-        for lost in picked:
+        for lost in chain.rescue.transactions:
+            if chain.unclear if chosen is None else not _dots(lost) & chosen:
+                continue
             try:
+                if chain.rescue.is_lost(lost, runtime.engine.replica.state):
+                    _require_successor(runtime, chain, lost)
                 written = await _rescue_one(runtime, chain.rescue, lost)
-            except HistoryGap as error:
+            except (HistoryGap, InvalidValue) as error:
                 outcome["failed"].append({"dot": lost.dot, "reason": error.message})
+                refused = error if isinstance(error, InvalidValue) else refused
                 continue
             outcome["written" if written else "already"] += 1
+    if refused is not None and not outcome["written"]:
+        raise refused
     return outcome
 
 
@@ -96,22 +98,23 @@ def _dots(lost: LostTransaction) -> set[str]:
     return {f"{origin}:{delta.dot & (1 << 64) - 1}" for part in lost.parts for delta in part}
 
 
-def _require_successor(runtime: Runtime, origin: int) -> None:
-    """Only one replica may rescue, so that nothing is rescued twice."""
+def _require_successor(runtime: Runtime, chain: Chain, lost: LostTransaction) -> None:
+    """Only one replica may rescue each dot, so that nothing is rescued twice."""
     engine = runtime.engine
     engine.epoch.stable_vector(engine.state.vector)
-    successor = engine.epoch.successor(origin)
+    successor, origin = chain.rescuer(engine.epoch, lost), replica_text(chain.origin)
     if successor == engine.replica_id:
         return
     if successor is None:
         raise InvalidValue(
-            f"it is not certain yet who succeeds {replica_text(origin)}",
+            f"it is not certain yet who succeeds {origin}",
             hint="all members have to acknowledge this node's admission first; one that is gone "
-            f"for good, as {replica_text(origin)} may be, is given up with `crdtmem evict`",
+            f"for good, as {origin} may be, is given up with `crdtmem evict`",
         )
     raise InvalidValue(
-        f"{replica_text(successor)} is the one that may rescue what {replica_text(origin)} lost",
-        hint="ask the node with that replica id: see `crdtmem status`",
+        f"{replica_text(successor)} is the one that may rescue what {origin} lost",
+        hint="ask the node with that replica id (see `crdtmem status`), or give it up if it is "
+        "gone for good",
     )
 
 

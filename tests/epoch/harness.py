@@ -179,7 +179,9 @@ class Node:
 
     # ------------------------------------------------------------------ members
 
-    def admit(self, newcomer: Node, *, predecessor: int | None = None) -> None:
+    def admit(
+        self, newcomer: Node, *, predecessor: int | None = None, predecessor_last: int = 0
+    ) -> None:
         """Sponsor a newcomer: it listens to this node alone until it has joined its admission."""
         assert self.evictions.admits(newcomer.vector, self.vector) is None
         newcomer.sponsor = self
@@ -189,6 +191,7 @@ class Node:
             newcomer.replica.identity.region,
             newcomer.name,
             predecessor=predecessor,
+            predecessor_last=predecessor_last,
         )
         if operations:
             self.write(*operations)

@@ -54,11 +54,13 @@ def rescue_on(machine: Machine) -> list[str]:
         lost = [w for w in chain.rescue.listing(engine.state) if w.state == "lost"]
         if chain.unclear or not lost:
             continue
-        successor = engine.epoch.successor(chain.origin)
-        if successor != engine.replica_id:
-            refused.append(f"{machine.name}: {successor} is to rescue {chain.origin:x}")
-            continue
         for transaction in chain.rescue.transactions:
+            successor = chain.rescuer(machine.engine.epoch, transaction)
+            if not chain.rescue.is_lost(transaction, machine.engine.state):
+                continue
+            if successor != machine.engine.replica_id:
+                refused.append(f"{machine.name}: {successor} is to rescue {transaction.dot}")
+                continue
             try:
                 made = chain.rescue.rescue(transaction, machine.engine.state)
             except CrdtmemError as error:
