@@ -87,6 +87,8 @@ class Checkpointer:
         executor = self._executor
         store = executor.store
         self._running = True
+        # Also where it fails: the next is tried when as much has been written again.
+        self._grown = 0
         try:
             hold = yield Quiet()
             try:
@@ -96,7 +98,6 @@ class Checkpointer:
                 writer = yield InStore(partial(store.begin_checkpoint, header))
             finally:
                 executor.release(hold)
-            self._grown = 0
             try:
                 for chunk in chunks:
                     # Each chunk is encoded between other work, and written beside it.

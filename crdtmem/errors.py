@@ -38,6 +38,7 @@ this program's own: it has stopped rather than go on with a state that it distru
     │   ├── StoreFull         no space left
     │   ├── StoreCorrupt      content that fails its checksum
     │   ├── StoreFailed       an fsync or commit that failed
+    │   ├── Undecided         a commit that failed and cannot be read back yet
     │   ├── StoreVersion      a format newer than this program
     │   └── HistoryGap        the history asked for is no longer held
     ├── ReplicaHalted         evicted or fenced: writes refused, reads served
@@ -80,6 +81,7 @@ __all__ = [
     "StoreLocked",
     "StoreReadOnly",
     "StoreVersion",
+    "Undecided",
     "UnknownName",
     "Unreachable",
     "WrongCluster",
@@ -259,6 +261,16 @@ class StoreFailed(StoreError):
     """A commit or fsync failed or was ambiguous; the store must be reopened."""
 
     code = "store_failed"
+
+
+class Undecided(StoreError):
+    """A commit failed, and until the deadline the store could not be read back.
+
+    The write may have been done: repeat it with the same ``operation_id``.
+    """
+
+    code = "store_undecided"
+    state_left = "what was acknowledged is kept; this write may or may not have been done"
 
 
 class StoreVersion(StoreError):

@@ -15,7 +15,7 @@ a *procedure*, a generator of steps, for which the executor waits.
 Invariants: effects are carried out in list order; a commit that failed is read back
 from the reopened store before the engine goes on, so an ambiguous commit counts as
 durable exactly when it is; while the store is broken, writes are refused with its
-error, reads are served, and reopening is tried again with a growing pause; an
+error, reads are served, and it is tried again with a growing pause (``mending``); an
 exception from within the machine stops it for good, and everyone who waits is told.
 """
 
@@ -34,6 +34,7 @@ from crdtmem.effects import Alarm, Effect, Notify, Persist, ReadLog, Reply, SetT
 from crdtmem.engine import Engine
 from crdtmem.errors import Closed, CrdtmemError, Defect, StoreError
 from crdtmem.flight import Flight
+from crdtmem.mending import Mender
 from crdtmem.procedures import Hold, InStore, Pause, Procedure, Step
 from crdtmem.store import BatchRecord, Store
 
@@ -43,8 +44,6 @@ if TYPE_CHECKING:
 __all__ = ["Executor", "Listener", "Timer", "answer", "write_flight"]
 
 _ALARMS_KEPT: Final = 1_000
-_REOPEN_US: Final = 50_000
-_REOPEN_MAXIMUM_US: Final = 5_000_000
 
 Done = Callable[[Any, BaseException | None], None]
 
@@ -75,6 +74,7 @@ class Executor(ABC):
         self.alarms: deque[Alarm] = deque(maxlen=_ALARMS_KEPT)
         self.broken: StoreError | None = None
         self.closed = False
+        self.mender = Mender(self)
         # Set once, by the first exception from within the machine; see ``stop_for``.
         self.defect: Defect | None = None
         self.on_defect: list[Callable[[], None]] = []
@@ -279,50 +279,26 @@ class Executor(ABC):
             return
         if error is None:
             self.attempt(lambda: self.engine.persisted(flight, self.now_us()))
+            if self.mender.trouble is not None:
+                self.mender.succeeded()
             # Idle only now, when what the log holds has been published too.
-            self._flying = False
-            self._grant()
+            self.landed()
             if self.checkpointer is not None:
                 self.checkpointer.note_written(sum(len(batch.data) for batch in flight.batches))
             return
         if not isinstance(error, StoreError):
             error = StoreError(f"the store failed unexpectedly: {error!r}")
         self.broken = error
-        self.alarm(Alarm("store", str(error), {"code": error.code}))
         self.start(self._mend(flight, error))
 
     def _mend(self, flight: Flight, error: StoreError) -> Procedure[None]:
-        """Reopen the store, read back whether the flight survived, and go on accordingly."""
-        pause_us = _REOPEN_US
-        refused = False
-        while True:
-            try:
-                yield InStore(self.store.reopen)
-                heads = yield InStore(self.store.heads)
-                break
-            except CrdtmemError as again:
-                if not refused:
-                    refused = True
-                    self.apply(self.engine.refuse_queued(error))
-                self.broken = again if isinstance(again, StoreError) else error
-            yield Pause(pause_us)
-            pause_us = min(2 * pause_us, _REOPEN_MAXIMUM_US)
-        self.broken = None
-        survived = all(
-            heads.get(batch.header.replica, 0) >= batch.header.last for batch in flight.batches
-        )
-        self.alarm(Alarm("store mended", "the store accepts writes again", {"kept": survived}))
-        if survived and flight.batches:
-            self.attempt(lambda: self.engine.persisted(flight, self.now_us()))
-        else:
-            self.attempt(lambda: self.engine.persist_failed(flight, error))
+        """Bring the store back after a commit that failed: see ``mending``."""
+        return self.mender.mend(flight, error)
+
+    def landed(self) -> None:
+        """Note that it is settled what became of the flight, and that log and state agree."""
         self._flying = False
         self._grant()
-        if not self.store.boot.continuous:
-            # Part of what was acknowledged is gone: nobody may write on under this id.
-            own = self.engine.identity.replica
-            reason = f"the store lost what it had acknowledged: {self.store.boot.reason}"
-            self.apply(self.engine.membership.retire(reason, {own: heads.get(own, 0)}))
 
     def _read_log(self, effect: ReadLog) -> None:
         read = partial(

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from crdtmem.batch import (
     Batch,
@@ -38,6 +38,9 @@ from crdtmem.policy import SYSTEM_SPACE
 from crdtmem.table import Overlay, State
 from crdtmem.transaction import Transaction
 
+if TYPE_CHECKING:
+    from crdtmem.waiting import Pending
+
 __all__ = [
     "FLIGHT_DELTAS",
     "Flight",
@@ -57,11 +60,25 @@ FLIGHT_DELTAS = 20_000
 class StagedTransaction:
     """A local transaction after staging: who asked, what came of it, and its dots."""
 
-    ticket: Any
-    transaction: Transaction
+    pending: Pending
     results: list[Any]
     first: int
     count: int
+
+    @property
+    def ticket(self) -> Any:
+        """Who is to be answered."""
+        return self.pending.ticket
+
+    @property
+    def transaction(self) -> Transaction:
+        """What was asked for."""
+        return self.pending.transaction
+
+    @property
+    def deadline_us(self) -> int:
+        """Until when whoever asked waits for an answer, in microseconds."""
+        return self.pending.deadline_us
 
 
 @dataclass(slots=True)

@@ -265,8 +265,16 @@ async def node_status(node: Node) -> dict[str, Any]:
     return status
 
 
-def _broken(node: Node) -> dict[str, str] | None:
-    error = node.runtime.broken
-    if error is None:
+def _broken(node: Node) -> dict[str, Any] | None:
+    """Say what is wrong with the store: while it is refused, and while commits fail in a row."""
+    refused, trouble = node.runtime.broken, node.runtime.mender.trouble
+    if refused is None and (trouble is None or trouble.failures < 2):
         return None
-    return {"code": error.code, "message": error.message, "hint": error.hint}
+    error = refused or trouble.error  # type: ignore[union-attr]
+    return {
+        "code": error.code,
+        "message": error.message,
+        "hint": error.hint,
+        "since_us": None if trouble is None else trouble.since_us,
+        "failures": 0 if trouble is None else trouble.failures,
+    }

@@ -277,7 +277,7 @@ class Replica(ReadSide):
         known = None if identity is None else self.operations.find(identity)
         if known is not None:
             first, count = known
-            flight.repeated.append(StagedTransaction(pending.ticket, transaction, [], first, count))
+            flight.repeated.append(StagedTransaction(pending, [], first, count))
             return True
         if not batch.has_room(transaction.weight, transaction.size, self.limits):
             return False
@@ -304,7 +304,7 @@ class Replica(ReadSide):
         count = batch.next - first
         flight.weight += count + 1
         dot = pack_dot(self.identity.replica, first)
-        staged = StagedTransaction(pending.ticket, transaction, results, dot, count)
+        staged = StagedTransaction(pending, results, dot, count)
         flight.local.append(staged)
         if identity is not None and count:
             # Known from staging on, so that two copies in one flight count once. What changed
@@ -421,7 +421,7 @@ class Replica(ReadSide):
 
     def next_deadline_us(self) -> int | None:
         """Return when ``handle_timeout`` has something to do, or ``None``."""
-        times = self._waiting.deadlines_us()
+        times = self._waiting.deadlines_us() if len(self._waiting) else []
         if self._queue and not self.writable:
             times.append(self._queue.deadline_us)
         expiry_us = self.expiry.next_us()

@@ -270,8 +270,8 @@ class History(Watcher):
             assert call.context is not None
             call.reached = self.regions_reached(call.context)
         call.result, call.error = result, error
-        call.outcome = "ok" if error is None else "refused"
         call.code = "" if error is None else error.code
+        call.outcome = {"": "ok", "store_undecided": "unknown"}.get(call.code, "refused")
         self._close(call)
 
     def _close(self, call: Call) -> None:

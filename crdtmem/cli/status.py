@@ -11,7 +11,7 @@ from rich.table import Table
 
 from crdtmem.cli.base import EXIT_FOUND, ask, node_options, print_json
 from crdtmem.cli.progress import Watching
-from crdtmem.cli.times import size_text
+from crdtmem.cli.times import local_time, size_text
 from crdtmem.client import Client
 
 __all__ = ["status_command", "verify_command"]
@@ -72,9 +72,18 @@ def _show(status: dict[str, Any]) -> None:
     if status["halted"]:
         console.print(f"[bold red]halted:[/] {status['halted']}")
     if status["broken"]:
-        console.print(f"[bold red]store:[/] {status['broken']['message']}")
+        console.print(f"[bold red]store:[/] {_trouble_text(status['broken'])}")
     for alarm in status["alarms"]:
         console.print(f"[yellow]{alarm['name']}:[/] {alarm['message']}")
+
+
+def _trouble_text(broken: dict[str, Any]) -> str:
+    """Say what is wrong with a store, since when, and what to do about it."""
+    words = str(broken["message"])
+    if broken["since_us"] is not None:
+        since = local_time(broken["since_us"])
+        words += f"; since {since}, commits that failed in a row: {broken['failures']}"
+    return f"{words} ({broken['hint']})" if broken["hint"] else words
 
 
 @click.command("verify")

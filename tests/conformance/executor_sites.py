@@ -24,7 +24,7 @@ from crdtmem.checkpointing import Checkpointer
 from crdtmem.crdt import DATATYPES
 from crdtmem.effects import Disconnect, Effect, Persist, Send
 from crdtmem.engine import Engine, NodeInfo
-from crdtmem.errors import CrdtmemError, StoreFailed
+from crdtmem.errors import CrdtmemError, StoreFailed, StoreFull
 from crdtmem.executor import Executor
 from crdtmem.flight import Flight
 from crdtmem.frames import encode_frame
@@ -54,6 +54,8 @@ class ShakyStore:
         self._journal = journal
         self._failures: list[bool] = []
         self.sick = False
+        self.full = False
+        self.reopens = 0
         self.broken: CrdtmemError | None = None
         self.syncs = 0
         self.may_sync = threading.Event()
@@ -68,6 +70,9 @@ class ShakyStore:
 
     def sync(self) -> None:
         assert self.may_sync.wait(20), "a commit was held back, and never let go"
+        if self.full:
+            self.broken = StoreFull("planted: no space left")
+            raise StoreFull("planted: no space left")
         if self.sick or self._failures:
             if not self.sick and self._failures.pop(0):
                 self._inner.sync()
@@ -78,6 +83,7 @@ class ShakyStore:
         self._journal.append("synced")
 
     def reopen(self) -> None:
+        self.reopens += 1
         if self.sick:
             raise StoreFailed("planted: still sick")
         self._inner.reopen()
@@ -211,17 +217,20 @@ class Site(ABC):
         self.frames.append(effect.frame)
         self.journal.append("send")
 
-    def put(self, key: str, value: Any) -> Answer:
-        """Ask for a write."""
+    def put(self, key: str, value: Any, *, within_us: int = 0) -> Answer:
+        """Ask for a write, to be answered within some time, or whenever that may be."""
         answer = Answer(self.journal)
         executor = self.executor
         transaction = Transaction()
         transaction.put(SPACE, REGISTER, key, value)
         transaction.seal(self.engine.limits)
         now_us = executor.now_us()
+        until_us = now_us + within_us if within_us else 0
         self.enter(
             lambda: executor.attempt(
-                lambda: executor.engine.submit(answer.ticket, transaction, now_us)
+                lambda: executor.engine.submit(
+                    answer.ticket, transaction, now_us, deadline_us=until_us
+                )
             )
         )
         return answer

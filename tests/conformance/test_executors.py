@@ -13,10 +13,14 @@ from crdtmem.errors import (
     NotCovered,
     StoreError,
     StoreFailed,
+    StoreFull,
+    Undecided,
 )
+from crdtmem.mending import PAUSE_MAXIMUM_US
 from crdtmem.procedures import Hold
 from crdtmem.recovery import rederive
-from tests.conformance.executor_sites import Answer, On, Site, listen
+from crdtmem.transaction import Transaction
+from tests.conformance.executor_sites import REGISTER, SPACE, Answer, On, Site, listen
 
 # ------------------------------------------------------------------ the order of effects
 
@@ -167,6 +171,89 @@ def test_a_broken_store_refuses_writes_serves_reads_and_mends_itself(on: On) -> 
         assert site.read() == {"k": 4}
 
     on(body)
+
+
+def test_failures_in_a_row_are_mended_ever_more_seldom_until_one_succeeds(on: On) -> None:
+    async def body(site: Site) -> None:
+        executor, mender = site.executor, site.executor.mender
+        await site.put_all(k=1)
+        began_us = executor.now_us()
+        site.shaky.full = True
+        # What a replica asks of itself is asked again whenever the store seems to be mended.
+        transaction = Transaction()
+        transaction.put(SPACE, REGISTER, "own", 1)
+        transaction.seal(site.engine.limits)
+        site.enter(
+            lambda: executor.attempt(lambda: executor.engine.submit(None, transaction, began_us))
+        )
+        refused = site.put("k", 2)
+        await site.until(lambda: executor.now_us() > began_us + 1_500_000, "a while")
+        # After 0, 50, 100, 200, 400 and 800 ms: not after every 2.
+        assert 4 <= site.shaky.reopens <= 7
+        assert isinstance(refused.error, StoreFull)
+        assert mender.trouble is not None
+        assert mender.trouble.failures == site.shaky.reopens
+        assert 0 <= mender.trouble.since_us - began_us < 1_000_000
+        assert [alarm.name for alarm in executor.alarms] == ["store", "store mended"]
+        assert site.read() == {"k": 1}
+        assert site.store.read(site.engine.identity.replica, 1, limit_bytes=1), "peers are served"
+        site.shaky.full = False
+        freed_us = executor.now_us()
+        await site.until(lambda: site.read().get("own") == 1, "the next attempt")
+        assert executor.now_us() - freed_us < PAUSE_MAXIMUM_US
+        assert mender.trouble is None
+        assert [alarm.name for alarm in executor.alarms] == ["store", *2 * ["store mended"]]
+        await site.put_all(k=3)
+
+    on(body)
+
+
+def test_who_writes_while_a_full_disk_pauses_is_refused_at_once(on: On) -> None:
+    async def body(site: Site) -> None:
+        executor = site.executor
+        site.shaky.full = True
+        for number in range(5):
+            await site.until(lambda: executor.broken is None, "the next attempt")
+            answer = site.put("k", number)
+            await site.until(lambda: answer.count, "refusal")
+            assert isinstance(answer.error, StoreFull)
+        assert executor.broken is not None
+        with pytest.raises(StoreFull):
+            executor.check_open()
+        site.shaky.full = False
+        await site.until(lambda: executor.broken is None, "the last pause")
+        await site.put_all(k=9)
+
+    on(body)
+
+
+def test_who_waits_is_told_at_the_deadline_that_nobody_knows_yet(on: On) -> None:
+    async def body(site: Site) -> None:
+        executor = site.executor
+        site.shaky.fail_sync(survives=True)
+        site.hold_disk()
+        patient = site.put("patient", 1)
+        timely = site.put("timely", 1, within_us=400_000)
+        began_us = executor.now_us()
+        await site.meanwhile()
+        reopen = site.shaky.reopen
+        site.shaky.reopen = _fails  # type: ignore[method-assign]
+        site.free_disk()
+        await site.until(lambda: timely.count, "answer at the deadline")
+        assert isinstance(timely.error, Undecided)
+        assert executor.now_us() >= began_us + 400_000
+        assert patient.count == 0
+        site.shaky.reopen = reopen  # type: ignore[method-assign]
+        await site.until(lambda: patient.count, "answer of the store")
+        assert patient.ok
+        assert site.read() == {"patient": 1, "timely": 1}
+        assert timely.count == 1, "nobody is answered twice"
+
+    on(body)
+
+
+def _fails() -> None:
+    raise StoreFailed("planted: still sick")
 
 
 # ------------------------------------------------------------------ quiet
