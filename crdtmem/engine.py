@@ -164,7 +164,8 @@ class Engine:
     ) -> list[Effect]:
         """Answer ``ticket`` once ``vector`` is durable as widely as asked, or at the deadline."""
         waits = self.durability
-        return waits.wait(ticket, vector, durability, now_us, deadline_us, self.limits.waiters)
+        effects = waits.wait(ticket, vector, durability, now_us, deadline_us, self.limits.waiters)
+        return effects + (self.sync.telling.ask_for_haste(now_us) if len(waits) else [])
 
     def evict(self, victim: int, now_us: int, *, forced: bool = False) -> list[Effect]:
         """Propose to give a member up for good. Raises ``LocalError``s."""
@@ -195,6 +196,8 @@ class Engine:
                 self.skew.note(batch, now_us)
             system_changed |= touches_system(batch)
         self.kept.note(now_us)
+        if system_changed:
+            self.sync.telling.hurry_all(now_us)
         effects = self.sync.published(flight.batches, now_us)
         effects += self.membership.published(system_changed, now_us)
         effects += self._met(now_us)
@@ -376,6 +379,19 @@ class Engine:
     def identity_questioned(self, peer: int, sequence: int, reason: str) -> list[Effect]:
         """A peer holds something under our id that we did not write: we are a copy."""
         return self.membership.questioned(f"{reason}, at sequence {sequence} ({peer:016x})")
+
+    @property
+    def fenced(self) -> Mapping[int, str]:
+        """The replicas that wrote two histories."""
+        return self.replica.inbox.fenced
+
+    def yields_to(self, peer: int, less: bool) -> bool:
+        """Of two who hold two histories of a third: tell whether we begin again."""
+        return self.membership.yields_to(peer, less)
+
+    def fork_lost(self, replica: int, peer: int) -> list[Effect]:
+        """Begin again without our history of a replica."""
+        return self.membership.fork_lost(replica, peer)
 
     def told_evicted(self, peer: int, cut: int) -> list[Effect]:
         """A peer says that this replica has been evicted, with its last valid sequence."""

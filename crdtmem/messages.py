@@ -46,7 +46,9 @@ __all__ = [
     "Digest",
     "Evicted",
     "Gap",
+    "Hears",
     "Hello",
+    "Hurry",
     "Ping",
     "Pong",
     "Refuse",
@@ -300,3 +302,36 @@ class Digest(Message):
         """Check the fields."""
         vector_hash, digest = parts
         return cls(sized(vector_hash, 8), sized(digest, 16))
+
+
+# ------------------------------------------------------------------ optional
+
+
+@dataclass(frozen=True, slots=True)
+class Hurry(Message):
+    """Somebody waits at the sender for what others have: it is to be told without delay."""
+
+    CODE: ClassVar[int] = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Hears(Message):
+    """Whose acknowledgements the sender now hears itself, and whose no longer.
+
+    What it hears itself need not be passed on to it.
+    """
+
+    CODE: ClassVar[int] = 65
+
+    gained: frozenset[int]
+    lost: frozenset[int]
+
+    def body(self) -> tuple[Any, ...]:
+        """Return both in ascending order."""
+        return sorted(self.gained), sorted(self.lost)
+
+    @classmethod
+    def parse(cls, parts: tuple[Any, ...]) -> Self:
+        """Check both lists."""
+        gained, lost = parts
+        return cls(frozenset(map(positive, array(gained))), frozenset(map(positive, array(lost))))

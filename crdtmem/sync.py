@@ -15,9 +15,8 @@ Idea: three paths, each the net under the one before.
    ``sync_transfer``); at equal vectors with unequal digests, repair by evidence
    (``sync_repair``).
 
-An acknowledgement is the published vector: what it covers is durable here. It
-goes out at once to a peer that has heard nothing for ``acknowledge_us``, else
-when that time has passed. Nothing is sent while nothing changes but a probe.
+An acknowledgement is the published vector: what it covers is durable here. When it
+is told, see ``sync_telling``. Nothing is sent while nothing changes but a probe.
 
 Invariants: only what is published is sent or acknowledged; every queue is
 bounded by credit or by one read of the log; whatever a peer sends, only its own
@@ -46,7 +45,9 @@ from crdtmem.messages import (
     Digest,
     Evicted,
     Gap,
+    Hears,
     Hello,
+    Hurry,
     Ping,
     Pong,
     Refuse,
@@ -61,6 +62,7 @@ from crdtmem.sync_outflow import Outflow
 from crdtmem.sync_repair import Repair, vector_hash
 from crdtmem.sync_requests import Requests
 from crdtmem.sync_session import Session, SessionInfo
+from crdtmem.sync_telling import NEVER_US, Telling
 from crdtmem.sync_transfer import Outbound
 from crdtmem.transfer_messages import (
     ReconcileExpand,
@@ -100,22 +102,27 @@ class Sync:
         self.guide = Guide(host)
         self.inflow = Inflow(host, self.requests, self.guide)
         self.outflow = Outflow(host, config)
+        self.telling = Telling(host, config, self.by_replica)
         numbers = count(1)
         self.outbound = Outbound(host, config)
         self.inbound = Inbound(host, config, numbers)
         self.repair = Repair(host, config, self.outbound, numbers)
         self._fingerprint: tuple[bytes, bytes] | None = None
+        # Before this no stream is to be probed, compared or given up.
+        self._probe_us = NEVER_US
         self._belonging = Belonging(host)
         self._handlers: dict[type[Message], Callable[[Session, Any, int], list[Effect]]] = {
             Batches: self._batches,
             Acknowledge: self._acknowledge,
-            Request: lambda session, message, _: self.outflow.request(session, message),
+            Request: self._request,
             Gap: self._gap,
             Credit: self._credit,
             Digest: self._digest,
             Ping: self._ping,
             Pong: self._pong,
             Evicted: self._evicted,
+            Hurry: lambda session, _, now_us: self.telling.hurry(session, now_us),
+            Hears: self._hears,
             SnapshotRequest: self.outbound.request,
             SnapshotOffer: self.inbound.offered,
             SnapshotChunk: self.inbound.chunk,
@@ -145,6 +152,9 @@ class Sync:
         mine = self.host.hello(credit)
         session.told = mine.vector.copy()
         self.sessions[peer] = session
+        config = self.config
+        first_us = min(config.hello_us, config.ping_us, config.digest_us, config.silence_us)
+        self._probe_us = min(self._probe_us, now_us + first_us)
         return [session.send(mine)]
 
     def disconnected(self, peer: Any, now_us: int) -> list[Effect]:
@@ -231,10 +241,11 @@ class Sync:
         session.vector = hello.vector.copy()
         session.own_sent = hello.vector.get(host.replica_id, 0)
         self.by_replica[hello.replica] = session
+        self.telling.links_changed()
         effects += host.acknowledge(hello.replica, hello.vector, now_us)
         effects += tell_evicted(host, session)
         self.requests.notice(hello.vector, self.inflow.arriving, now_us)
-        effects += self._tell(session, now_us)
+        effects += self.telling.tell(session, now_us)
         effects.append(session.send(Ping(now_us)))
         return effects + self.outflow.push(session, [])
 
@@ -249,6 +260,7 @@ class Sync:
         self.sessions.pop(session.peer, None)
         if self.by_replica.get(session.replica) is session:
             del self.by_replica[session.replica]
+            self.telling.links_changed()
         self.requests.dropped(session)
         self.outbound.closed(session)
         self.repair.closed(session)
@@ -267,10 +279,11 @@ class Sync:
         own = [batch for batch in batches if batch.header.replica == self.host.replica_id]
         self._fingerprint = None
         effects = self.inflow.settle(batches)
-        for session in list(self.sessions.values()):
-            if session.open:
+        last = self.host.state.vector.get(self.host.replica_id, 0)
+        for session in list(self.by_replica.values()):
+            if own or session.own_sent < last or session.outbox or session.serving:
                 effects += self.outflow.push(session, own)
-                effects += self._tell(session, now_us)
+            effects += self.telling.tell(session, now_us)
         self.inbound.published(self.host.state.vector)
         effects += self.repair.published()
         effects += self.outbound.published(batches, now_us)
@@ -296,26 +309,6 @@ class Sync:
 
     # ------------------------------------------------------------------ vectors
 
-    def _tell(self, session: Session, now_us: int) -> list[Effect]:
-        """Acknowledge now if the peer has heard nothing lately, else soon."""
-        due_us = session.acknowledged_us + self.config.acknowledge_us
-        if now_us < due_us:
-            session.acknowledge_due_us = due_us
-            return []
-        session.acknowledge_due_us = None
-        vector = self.host.state.vector
-        changed = VersionVector(
-            (replica, last)
-            for replica, last in vector.items()
-            if last > session.told.get(replica, 0)
-        )
-        relayed = self.outflow.relayed(session, now_us)
-        if not changed and not relayed:
-            return []
-        session.told.join(changed)
-        session.acknowledged_us = now_us
-        return [session.send(Acknowledge(changed, relayed))]
-
     def _acknowledge(self, session: Session, message: Acknowledge, now_us: int) -> list[Effect]:
         session.vector.join(message.changed)
         effects = self.inflow.heard(session, message.changed, now_us)
@@ -329,6 +322,15 @@ class Sync:
             session.own_sent = own
             effects += self.outflow.push(session, [])
         return effects
+
+    def _request(self, session: Session, message: Request, now_us: int) -> list[Effect]:
+        # Who asks lives on our news: what it is not told of, it cannot ask for.
+        served = self.outflow.request(session, message)
+        return [*served, *self.telling.hurry(session, now_us)]
+
+    def _hears(self, session: Session, message: Hears, _: int) -> list[Effect]:
+        session.hears = (session.hears | message.gained) - message.lost
+        return []
 
     def _credit(self, session: Session, message: Credit, now_us: int) -> list[Effect]:
         if session.credit_out + message.granted_bytes > _CREDIT_BYTES:
@@ -434,6 +436,8 @@ class Sync:
         early_us = now_us + min(self.config.ping_us, self.config.digest_us) // 8
         for session in list(self.sessions.values()):
             effects += self._tick(session, now_us, early_us)
+        effects += self.telling.handle_timeout(now_us)
+        self._probe_us = self._next_probe_us()
         return effects + self._plan(now_us)
 
     def _tick(self, session: Session, now_us: int, early_us: int) -> list[Effect]:
@@ -445,40 +449,41 @@ class Sync:
         if now_us >= session.received_us + config.silence_us:
             return self._close(session, _silent("has been silent"), now_us)
         effects: list[Effect] = []
-        if session.acknowledge_due_us is not None and now_us >= session.acknowledge_due_us:
-            effects += self._tell(session, now_us)
         if early_us >= session.pinged_us + config.ping_us:
             session.pinged_us = now_us
             effects.append(session.send(Ping(now_us)))
             # What others acknowledged since is passed on, if nothing else was to be told.
-            effects += self._tell(session, now_us)
+            effects += self.telling.tell(session, now_us)
         if early_us >= session.compared_us + config.digest_us:
             effects += self._compare(session, now_us)
         return effects
 
     def next_deadline_us(self) -> int | None:
-        """Return when ``handle_timeout`` has something to do, or ``None``."""
-        config, never_us = self.config, 1 << 62
-        ping_us, digest_us, silence_us = config.ping_us, config.digest_us, config.silence_us
-        next_us = never_us
-        # Asked after every turn: compared one by one, without a list of all.
-        for session in self.sessions.values():
-            if session.hello is None:
-                next_us = min(next_us, session.connected_us + config.hello_us)
-                continue
-            if session.pinged_us + ping_us < next_us:
-                next_us = session.pinged_us + ping_us
-            if session.compared_us + digest_us < next_us:
-                next_us = session.compared_us + digest_us
-            if session.received_us + silence_us < next_us:
-                next_us = session.received_us + silence_us
-            due_us = session.acknowledge_due_us
-            if due_us is not None and due_us < next_us:
-                next_us = due_us
+        """Return when ``handle_timeout`` may have something to do, or ``None``.
+
+        It is never too late, and may be early: what streams are probed and given up for is put
+        off by whatever they bring, and is looked up again only when it seems due.
+        """
+        next_us = min(self._probe_us, self.telling.next_us)
         for part in (self.requests, self.inbound, self.outbound, self.repair):
             if part.next_us is not None and part.next_us < next_us:
                 next_us = part.next_us
-        return None if next_us == never_us else next_us
+        return None if next_us == NEVER_US else next_us
+
+    def _next_probe_us(self) -> int:
+        """Return when the first of all streams is to be probed, compared or given up."""
+        config, next_us = self.config, NEVER_US
+        for session in self.sessions.values():
+            if session.hello is None:
+                next_us = min(next_us, session.connected_us + config.hello_us)
+            else:
+                next_us = min(
+                    next_us,
+                    session.pinged_us + config.ping_us,
+                    session.compared_us + config.digest_us,
+                    session.received_us + config.silence_us,
+                )
+        return next_us
 
 
 def _silent(what: str) -> RemoteError:

@@ -44,9 +44,11 @@ class SyncConfig:
 
     ``credit_bytes``: what a peer may send before more is granted; at least two of
     the largest batches. ``read_bytes``: how much of the log one read returns.
-    ``acknowledge_us``: the least time between two acknowledgements to one peer.
-    ``relayed_us``: between two of what others have acknowledged. ``transfer_us``: how
-    long a transfer may stand still.
+    ``acknowledge_us``: the least time between two acknowledgements to one peer where somebody
+    waits for them; ``unhurried_us``: where nobody does; ``hurry_us``: how long a peer that asked
+    for haste has it. ``relayed_us``: between two tellings of what others have acknowledged;
+    ``relayed_number_us``: the more of it was told, the longer. ``transfer_us``: how long a
+    transfer may stand still.
     ``relay_us``: how long another peer's news may take to come directly before
     they are asked for. ``push_us``: how long what the origin itself pushes may
     stay without progress before it is asked for. ``request_us``: how long a
@@ -64,7 +66,10 @@ class SyncConfig:
     credit_bytes: int = 8 * _MIB
     read_bytes: int = 256 * _KIB
     acknowledge_us: int = 10 * _MS
+    unhurried_us: int = 250 * _MS
+    hurry_us: int = 2 * _SECOND
     relayed_us: int = _SECOND
+    relayed_number_us: int = 1 * _MS
     relay_us: int = 50 * _MS
     push_us: int = 2 * _SECOND
     request_us: int = 10 * _SECOND
@@ -120,6 +125,10 @@ class SyncHost(Protocol):
         """Per replica the last published sequence, and the hash of its batch."""
 
     @property
+    def fenced(self) -> Mapping[int, str]:
+        """The replicas of which nothing more is taken, for they wrote two histories, and why."""
+
+    @property
     def cluster_id(self) -> int:
         """The cluster's id, 0 while it is not founded here."""
 
@@ -155,6 +164,15 @@ class SyncHost(Protocol):
 
     def identity_questioned(self, peer: int, sequence: int, reason: str) -> list[Effect]:
         """A peer holds something under our id that we did not write: we are a copy."""
+
+    def yields_to(self, peer: int, less: bool) -> bool:
+        """Tell whether this node, not the peer, begins again where the two hold two histories.
+
+        ``less`` says whether it would among equals; who is no member yet always does.
+        """
+
+    def fork_lost(self, replica: int, peer: int) -> list[Effect]:
+        """Begin again without our history of ``replica``: the peer's is to stay."""
 
     def told_evicted(self, peer: int, cut: int) -> list[Effect]:
         """A peer says that this replica has been evicted, with its last valid sequence."""

@@ -62,11 +62,12 @@ class Inflow:
         batch = self.host.decode(data)
         header = batch.header
         replica, size = header.replica, len(data)
-        if header.last > session.vector.get(replica, 0):
+        is_news = header.last > session.vector.get(replica, 0)
+        if is_news:
             # What a peer sends is durable there.
             session.vector[replica] = session.shown[replica] = header.last
-            self.requests.notice({replica: header.last}, self.arriving, now_us)
         if not self.guide.listens_to(session):
+            self._notice(replica, header.last, now_us)
             session.return_credit(size)
             return []
         verdict, effects = self.host.offer(batch)
@@ -89,7 +90,13 @@ class Inflow:
         else:
             # Settled, or early: the inbox bounds those, and waiting could block what they need.
             session.return_credit(size)
+            if is_news:
+                self._notice(replica, header.last, now_us)
         return effects
+
+    def _notice(self, replica: int, last: int, now_us: int) -> None:
+        """Note that a batch was not taken, or not for certain: it may have to be asked for."""
+        self.requests.notice({replica: last}, self.arriving, now_us)
 
     def heard(self, session: Session, changed: Mapping[int, int], now_us: int) -> list[Effect]:
         """Take note of what a peer says that it has, what came as batches included.

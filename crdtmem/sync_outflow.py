@@ -15,12 +15,10 @@ or flight is queued; nothing beyond the published vector is sent.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Final
 
 from crdtmem.batch import Batch
-from crdtmem.causality import VersionVector
 from crdtmem.effects import Effect, ReadLog
 from crdtmem.errors import CrdtmemError, HistoryGap, MalformedFrame
 from crdtmem.messages import Gap, Request
@@ -30,8 +28,6 @@ from crdtmem.sync_session import Session
 __all__ = ["Outflow"]
 
 _RANGES: Final = 100_000
-_RELAYED_NUMBERS: Final = 4_096
-"""How much of others' vectors one acknowledgement carries: all of them, up to 64 members."""
 
 
 class Outflow:
@@ -120,34 +116,3 @@ class Outflow:
                 raise MalformedFrame("a request beyond what was acknowledged")
             session.serve(replica, first, last)
         return self.pump(session)
-
-    def relayed(self, session: Session, now_us: int) -> dict[int, VersionVector]:
-        """Return what others acknowledged that this peer has not been told, now and then.
-
-        With very many members a part of them at a time, each time the next ones.
-        """
-        if now_us < session.relayed_us:
-            return {}
-        session.relayed_us = now_us + self.config.relayed_us
-        others = self.host.acknowledged()
-        turn = sorted(others)
-        start = bisect_right(turn, session.relayed_last)
-        relayed: dict[int, VersionVector] = {}
-        numbers = 0
-        for replica in (*turn[start:], *turn[:start]):
-            if replica in (session.replica, self.host.replica_id):
-                continue
-            vector = others[replica]
-            known = session.told_relayed.setdefault(replica, VersionVector())
-            if known == vector:
-                continue
-            told = known.get
-            news = VersionVector({r: last for r, last in vector.items() if last > told(r, 0)})
-            if news:
-                known.join(news)
-                relayed[replica] = news
-                session.relayed_last = replica
-                numbers += len(news)
-                if numbers >= _RELAYED_NUMBERS:
-                    break
-        return relayed

@@ -79,6 +79,12 @@ class Session:
     own_floor: int = 0
     acknowledged_us: int = -(1 << 60)
     acknowledge_due_us: int | None = None
+    # Until when what is known is told without delay, and when the peer was last asked for that.
+    hurried_until_us: int = -(1 << 60)
+    hurry_asked_us: int = -(1 << 60)
+    # Whom the peer hears itself, and what we have told it of that.
+    hears: frozenset[int] = frozenset()
+    told_heard: frozenset[int] = frozenset()
     relayed_us: int = 0
     # Whose vector was passed on last: the next time begins after it.
     relayed_last: int = 0

@@ -38,6 +38,7 @@ _REGISTER = DATATYPES["register"].code
 _KEYS = 1_000
 _CHORDS = 2
 _FEW = 5
+_SETTLING_S = 5
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,9 @@ def timed(kind: Kind) -> Timing:
     world.run_until(
         lambda: all(each.replica.writable for each in machines), "cluster", within_s=300
     )
+    # Being founded is another kind of work: it is over, and no longer in a hurry.
+    world.run_until(world.converged, "agreement", within_s=300)
+    world.run(_SETTLING_S)
     for machine in machines if kind.grouped and kind.nodes <= _FEW else ():
         # From now on, for a cluster whose every admission waits for others is long in founding;
         # and not where news is relayed, for it would wait at every hop.

@@ -12,11 +12,13 @@ from typing import Any, cast
 from crdtmem.causality import VersionVector
 from crdtmem.frames import FrameReader
 from crdtmem.sync_host import SyncConfig, SyncHost
-from crdtmem.sync_outflow import Outflow
 from crdtmem.sync_session import Session
+from crdtmem.sync_telling import Telling
 
 SECOND_US = 1_000_000
 CONFIG = SyncConfig()
+ROUND_US = CONFIG.relayed_us + 5_000 * CONFIG.relayed_number_us
+"""After this the next ones have their turn, however much the last turn was."""
 
 
 class Busy:
@@ -34,18 +36,18 @@ class Busy:
         return {member: VersionVector(vector) for member in self.members}
 
 
-def session_of(host: Any) -> tuple[Outflow, Session]:
+def session_of(host: Any) -> tuple[Telling, Session]:
     session = Session("peer", True, FrameReader(1 << 20), 0, 1 << 20, 1 << 20)
-    return Outflow(cast("SyncHost", host), CONFIG), session
+    return Telling(cast("SyncHost", host), CONFIG, {}), session
 
 
 def test_everybody_is_passed_on_in_turn() -> None:
     host = Busy(200)
-    outflow, session = session_of(host)
+    telling, session = session_of(host)
     heard: set[int] = set()
     rounds = 0
     while heard != set(host.members):
-        told = outflow.relayed(session, rounds * SECOND_US)
+        told = telling.relayed(session, rounds * ROUND_US)
         assert told, "there is always news"
         assert sum(map(len, told.values())) <= 4_096 + 200
         rest = set(host.members) - heard
@@ -57,8 +59,8 @@ def test_everybody_is_passed_on_in_turn() -> None:
 
 def test_few_members_are_passed_on_all_at_once_and_only_their_news() -> None:
     host = Busy(40)
-    outflow, session = session_of(host)
-    assert outflow.relayed(session, 0).keys() == set(host.members)
-    assert outflow.relayed(session, SECOND_US // 2) == {}, "now and then"
+    telling, session = session_of(host)
+    assert telling.relayed(session, 0).keys() == set(host.members)
+    assert telling.relayed(session, SECOND_US // 2) == {}, "now and then"
     host.last -= 1
-    assert outflow.relayed(session, SECOND_US) == {}, "nothing that was told before"
+    assert telling.relayed(session, ROUND_US) == {}, "nothing that was told before"

@@ -42,6 +42,7 @@ def corpus() -> tuple[bytes, ...]:
             a.operate("set", "tags", "add", f"tag{number}")
         cluster.connect(c, b)
         cluster.settle()
+        a.run(a.sync.telling.ask_for_haste(cluster.now_us))
         cluster.cut(stream)
         b.put(key3="changed")
         a.put(key3="changed too")
