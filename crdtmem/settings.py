@@ -43,6 +43,7 @@ __all__ = [
     "Clock",
     "GroupCommit",
     "History",
+    "Mesh",
     "Reconnect",
     "Settings",
     "Streams",
@@ -94,8 +95,32 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def _is_unspecified(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
 def _check_peer(text: str) -> str:
     parse_address(text)
+    return text
+
+
+def _check_route(text: str) -> str:
+    advertised, equals, dialled = text.partition("=")
+    if not equals:
+        raise ValueError(f"{text!r} is not ADVERTISED=DIALLED, each HOST:PORT")
+    parse_address(advertised)
+    parse_address(dialled)
+    return text
+
+
+def _check_advertise(text: str) -> str:
+    if text:
+        host, _ = parse_address(text)
+        if _is_unspecified(host):
+            raise ValueError(f"{text!r} means every address, which nobody can dial")
     return text
 
 
@@ -124,8 +149,11 @@ def _split_list(given: object) -> object:
 
 
 Label: TypeAlias = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]
-Peers: TypeAlias = Annotated[
+Addresses: TypeAlias = Annotated[
     tuple[Annotated[str, After(_check_peer)], ...], Before(_split_list), Field(max_length=1000)
+]
+Routes: TypeAlias = Annotated[
+    tuple[Annotated[str, After(_check_route)], ...], Before(_split_list), Field(max_length=1000)
 ]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 
@@ -227,6 +255,33 @@ class Streams(_Section):
     )
 
 
+class Mesh(_Section):
+    """How nodes find each other, see who is alive, and keep strangers out."""
+
+    profile: Literal["auto", "local", "lan", "wan"] = Field(
+        "auto",
+        description="Pace of failure detection within the region: local (one machine), lan, wan; "
+        "auto is local where listen is loopback, else lan. Between regions it is wan, or local "
+        "on one machine. Faster finds the dead sooner, and suspects the slow more often.",
+    )
+    keyring: str = Field(
+        "",
+        description="Path of the key ring that seals datagrams and streams; every node of a "
+        "cluster needs the same keys. Empty: beside the store, made at the first start of a node "
+        "that joins nobody.",
+    )
+    plain_text: bool = Field(
+        False,
+        description="Sends everything unsealed: whoever is on the path can read and join. Only on "
+        "loopback, or with allow_public_listen on a network that you trust whole.",
+    )
+    routes: Routes = Field(
+        (),
+        description="ADVERTISED=DIALLED, each HOST:PORT: where this node reaches an address that "
+        "others advertise, across a translating router or a relay.",
+    )
+
+
 class Settings(_Section):
     """Everything that one node is told. Made by ``load_settings``; never changed."""
 
@@ -252,18 +307,28 @@ class Settings(_Section):
     )
     listen: Annotated[str, After(_check_listen)] = Field(
         "127.0.0.1:7420",
-        description="HOST:PORT where peers connect; port 0 takes any free one. Loopback only, "
-        "unless allow_public_listen.",
+        description="HOST:PORT for other nodes: streams by TCP, and the mesh's datagrams by UDP; "
+        "port 0 takes any that is free for both.",
+    )
+    advertise: Annotated[str, After(_check_advertise)] = Field(
+        "",
+        description="HOST:PORT that others are told to reach this node at; empty for listen. "
+        "Needed where listen is 0.0.0.0, or behind a translating router.",
     )
     allow_public_listen: bool = Field(
         False,
-        description="Lets listen be reachable from other machines although streams are not yet "
-        "encrypted. Only on a network that you trust whole.",
+        description="Lets a node that speaks plain text be reachable from other machines. Only on "
+        "a network that you trust whole.",
     )
-    peers: Peers = Field(
+    join: Addresses = Field(
         (),
-        description="HOST:PORT of every other node. Streams run both ways, so one side naming "
-        "the other is enough; naming all heals sooner.",
+        description="HOST:PORT of some nodes of the cluster, any that are likely to be up; names "
+        "are looked up anew at each try. Empty for the first node, which founds the cluster.",
+    )
+    peers: Addresses = Field(
+        (),
+        description="HOST:PORT of nodes to keep a stream to whatever the mesh says, for networks "
+        "that carry no datagrams at all. With join, none are needed.",
     )
     control_socket: Annotated[str, After(_check_socket_path)] = Field(
         "crdtmem.sock",
@@ -281,6 +346,7 @@ class Settings(_Section):
     clock: Clock = Field(Clock(), description="Clock alarms.")
     reconnect: Reconnect = Field(Reconnect(), description="Pauses before redialling.")
     streams: Streams = Field(Streams(), description="Flow control between nodes.")
+    mesh: Mesh = Field(Mesh(), description="Finding other nodes, and who is alive.")
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
 
