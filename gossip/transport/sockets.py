@@ -5,13 +5,15 @@ one that this machine must dial (address translation, relays).
 
 Idea: ``Udp`` and ``Tcp`` side by side. For "any free port" the streams choose, and the
 datagrams follow; where somebody else holds that number for datagrams, it is tried again.
-``routes`` maps an advertised address to the one to dial.
+``routes`` maps an advertised address to the one to dial. A program that has a listener of its
+own at that number takes the streams, and hands over those that are for the mesh (``adopt``).
 
 Invariant: either both listen, or neither does.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from collections import Counter
 from collections.abc import Mapping
@@ -38,7 +40,8 @@ class Sockets:
     """A ``Transport`` over UDP and TCP.
 
     ``seals`` makes the seal of every stream; datagrams arrive here sealed. ``routes`` says
-    where else an address is to be dialled than where it says.
+    where else an address is to be dialled than where it says. With ``listen_streams`` false
+    only datagrams are listened for; streams come through ``adopt``.
     """
 
     def __init__(
@@ -48,15 +51,21 @@ class Sockets:
         routes: Mapping[str, str] | None = None,
         accepted: int = ACCEPTED_STREAMS,
         silence_s: float = SILENCE_S,
+        listen_streams: bool = True,
     ) -> None:
         self.counters: Counter[str] = Counter()
         self.routes: dict[str, str] = dict(routes or {})
+        self._listen_streams = listen_streams
         self._udp = Udp(self.counters)
         self._tcp = Tcp(self.counters, seals, accepted=accepted, silence_s=silence_s)
 
     async def start(self, listen: str, receiver: Receiver) -> str:
         """Listen for both; return the address. Raises ``TransportError``."""
         host, port = split_address(listen)
+        if not self._listen_streams:
+            address = await self._udp.start(host, port, receiver)
+            self._tcp.serve(receiver, self._udp.family)
+            return address
         tries = 1 if port else _TRIES
         while True:
             tries -= 1
@@ -73,6 +82,13 @@ class Sockets:
                     raise
             else:
                 return address
+
+    def adopt(self, transport: asyncio.Transport, received: bytes) -> None:
+        """Take over an accepted connection that turned out to be for the mesh.
+
+        ``received`` is what was read of it. Belongs to the loop's thread, like everything here.
+        """
+        self._tcp.adopt(transport, received)
 
     def send(self, address: str, data: bytes) -> None:
         """Send one datagram."""

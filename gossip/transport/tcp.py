@@ -178,10 +178,22 @@ class Tcp:
         self._incoming = 0
         self._resolver = Resolver()
 
+    def serve(self, receiver: Receiver, family: int) -> None:
+        """Take streams that are adopted, and open some, without listening."""
+        self._receiver = receiver
+        self._resolver.family = family
+
+    def adopt(self, transport: asyncio.Transport, received: bytes) -> None:
+        """Take over a connection that somebody else accepted, and what it has said so far."""
+        stream = _Accepted(self, self._seals(False))
+        transport.set_protocol(stream)
+        stream.connection_made(transport)
+        if stream.transport is not None and received:
+            stream.data_received(received)
+
     async def start(self, host: str, port: int, receiver: Receiver) -> str:
         """Listen; return the bound address. Raises ``TransportError``."""
         loop = asyncio.get_running_loop()
-        self._receiver = receiver
         try:
             self._server = await loop.create_server(
                 lambda: _Accepted(self, self._seals(False)),
@@ -194,7 +206,7 @@ class Tcp:
                 errno=error.errno,
             ) from error
         # Of the addresses of a name, those are meant that datagrams could reach from here.
-        self._resolver.family = self._server.sockets[0].family
+        self.serve(receiver, self._server.sockets[0].family)
         bound = self._server.sockets[0].getsockname()
         return format_address(bound[0], bound[1])
 

@@ -38,6 +38,11 @@ class Udp(asyncio.DatagramProtocol):
         self._waiting: set[asyncio.Task[None]] = set()
         self._lost: asyncio.Future[None] | None = None
 
+    @property
+    def family(self) -> int:
+        """The socket's family."""
+        return self._resolver.family
+
     async def start(self, host: str, port: int, receiver: Receiver) -> str:
         """Bind; return the bound address. Raises ``TransportError``."""
         loop = asyncio.get_running_loop()

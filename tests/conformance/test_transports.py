@@ -6,12 +6,14 @@ import asyncio
 import random
 import socket
 import time
+from typing import cast
 
 import pytest
 
 from gossip.errors import TransportError
 from gossip.transport.base import Exchanged, format_address, split_address
 from gossip.transport.resolver import Resolver
+from gossip.transport.sockets import Sockets
 from tests.conformance.transport_sites import SITES, Place, Site
 from tests.waiting import eventually, eventually_answered
 
@@ -356,6 +358,41 @@ def test_a_datagram_that_no_socket_takes_is_counted(real: Site) -> None:
         ann.transport.send(bob.address, b"fits")
         await eventually(lambda: bob.datagrams, "datagram")
         assert [data for data, _ in bob.datagrams] == [b"fits"]
+
+    real.run(body)
+
+
+def test_a_connection_that_another_listener_accepted_is_taken_over(real: Site) -> None:
+    class Front(asyncio.Protocol):
+        """It looks at the first bytes, and hands the connection on."""
+
+        def __init__(self, sockets: Sockets) -> None:
+            self.sockets = sockets
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.transport = cast("asyncio.Transport", transport)
+
+        def data_received(self, data: bytes) -> None:
+            self.sockets.adopt(self.transport, data)
+
+    async def body(place: Place) -> None:
+        ann = await place.listener()
+        bob = await place.listener(listen_streams=False)
+        front = await asyncio.get_running_loop().create_server(
+            lambda: Front(cast("Sockets", bob.transport)), *split_address(bob.address)
+        )
+        for size in (3, 1_000_000):
+            outcome = await ann.transport.exchange(bob.address, bytes(size), 20 * _SECOND)
+            assert outcome.frame == b"re: " + bytes(size)
+        ann.transport.send(bob.address, b"datagram")
+        await eventually(lambda: bob.datagrams, "datagram")
+        bob.silent = True
+        asking = asyncio.ensure_future(ann.transport.exchange(bob.address, b"?", 20 * _SECOND))
+        await eventually(lambda: len(bob.streams) == 3, "a third frame")
+        await bob.transport.close()
+        assert await asking == Exchanged(None), "adopted streams end with the transport"
+        front.close()
+        await front.wait_closed()
 
     real.run(body)
 
