@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from gossip.messages import Record, State
+from gossip.messages import Channel, Record, State
 
 __all__ = [
     "Annotated",
@@ -78,10 +78,14 @@ class Annotated:
 
 @dataclass(frozen=True, slots=True)
 class Deliver:
-    """A payload that ``origin`` broadcast, once per member and payload (best effort)."""
+    """A payload that ``origin`` broadcast, once per member and payload (best effort).
+
+    A pool hands over what came on every channel; a node only what is the layer above's.
+    """
 
     origin: int
     payload: bytes
+    channel: Channel = Channel.USER
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,4 @@ class Warn:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-Effect = (
-    SendDatagram | Exchange | Answer | MemberChanged | Annotated | Deliver | Remember | Warn
-)
+Effect = SendDatagram | Exchange | Answer | MemberChanged | Annotated | Deliver | Remember | Warn
