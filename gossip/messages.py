@@ -23,6 +23,7 @@ from typing import NamedTuple
 __all__ = [
     "Ack",
     "Alive",
+    "Channel",
     "Coordinate",
     "Dead",
     "Message",
@@ -173,14 +174,26 @@ class Dead:
         return self.accuser == self.stamp.member
 
 
+class Channel(IntEnum):
+    """Whom a broadcast payload is for; all channels of an origin share its numbers."""
+
+    USER = 0
+    KEYS = 1
+    VIEWS = 2
+
+
 @dataclass(frozen=True, slots=True)
 class User:
-    """A payload of the layer above, from ``origin``, who numbers its own in each generation."""
+    """A payload from ``origin``, who numbers its own, from 1, in each generation.
+
+    On channel ``USER`` it is the layer above's; the others are the mesh's own.
+    """
 
     origin: int
     generation: int
     number: int
     payload: bytes
+    channel: Channel = Channel.USER
 
 
 @dataclass(frozen=True, slots=True)
