@@ -32,6 +32,7 @@ import base64
 import binascii
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any, Final
 
 import msgpack
@@ -96,7 +97,7 @@ class VersionVector(dict[int, int]):
 
     def flat(self) -> list[int]:
         """Return ``[replica, sequence, …]`` sorted by replica: the canonical form."""
-        return [number for item in sorted(self.items()) for number in item]
+        return list(chain.from_iterable(sorted(self.items())))
 
     @classmethod
     def from_flat(cls, numbers: Iterable[int]) -> VersionVector:

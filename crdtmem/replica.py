@@ -182,8 +182,10 @@ class Replica(ReadSide):
     @property
     def has_work(self) -> bool:
         """Whether ``stage`` may have something to do (and no flight is out)."""
-        queued = self._queue and self.writable
-        return self.flight is None and bool(queued or len(self.inbox) or self.installations)
+        # Asked after every turn. What is in the inbox has bytes, and those are counted already.
+        if self.flight is not None:
+            return False
+        return bool((self.writable and len(self._queue)) or self.inbox.size or self.installations)
 
     # ------------------------------------------------------------------ staging
 
@@ -421,7 +423,9 @@ class Replica(ReadSide):
 
     def next_deadline_us(self) -> int | None:
         """Return when ``handle_timeout`` has something to do, or ``None``."""
-        times = self._waiting.deadlines_us() if len(self._waiting) else []
+        if self.writable and not len(self._waiting):
+            return self.expiry.next_us()
+        times = self._waiting.deadlines_us()
         if self._queue and not self.writable:
             times.append(self._queue.deadline_us)
         expiry_us = self.expiry.next_us()

@@ -283,7 +283,9 @@ class Sync:
         for session in list(self.by_replica.values()):
             if own or session.own_sent < last or session.outbox or session.serving:
                 effects += self.outflow.push(session, own)
-            effects += self.telling.tell(session, now_us)
+            due_us = session.acknowledge_due_us
+            if due_us is None or now_us >= due_us:
+                effects += self.telling.tell(session, now_us)
         self.inbound.published(self.host.state.vector)
         effects += self.repair.published()
         effects += self.outbound.published(batches, now_us)

@@ -114,6 +114,10 @@ class Telling:
         """Tell everybody without delay for a while: what was published concerns the members."""
         for session in self._by_replica.values():
             session.hurried_until_us = now_us + self.config.hurry_us
+            if session.acknowledge_due_us is not None:
+                due_us = session.acknowledged_us + self.config.acknowledge_us
+                session.acknowledge_due_us = due_us = min(session.acknowledge_due_us, due_us)
+                self.next_us = min(self.next_us, due_us)
 
     def ask_for_haste(self, now_us: int) -> list[Effect]:
         """Let peers tell us without delay for a while: somebody waits for what they have."""

@@ -38,10 +38,10 @@ class Clock:
     def now_us(self) -> int:
         """Return what the clock shows, in microseconds since 1970."""
         now_us = self._kernel.now_us
+        shown_us = now_us + self.offset_us
         if self.drift_ppm:
-            drifted_us = (now_us - self._since_us) * self.drift_ppm // _MILLION
-            return max(0, now_us + self.offset_us + drifted_us)
-        return max(0, now_us + self.offset_us)
+            shown_us += (now_us - self._since_us) * self.drift_ppm // _MILLION
+        return max(0, shown_us)
 
     def jump(self, by_us: int) -> None:
         """Set the clock forward, or back."""

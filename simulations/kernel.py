@@ -80,7 +80,11 @@ class Kernel:
 
     def after(self, delay_us: int, function: Callable[..., None], *arguments: Any) -> Event:
         """Let a function be called ``delay_us`` from now; 0 is after what is due already."""
-        return self.at(self.now_us + (max(0, delay_us)), function, *arguments)
+        event = Event(function, arguments)
+        self._sequence += 1
+        due_us = self.now_us + delay_us if delay_us > 0 else self.now_us
+        heapq.heappush(self._heap, (due_us, self._sequence, event))
+        return event
 
     def at(self, time_us: int, function: Callable[..., None], *arguments: Any) -> Event:
         """Let a function be called at a time, now at the earliest."""
