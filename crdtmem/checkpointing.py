@@ -3,14 +3,17 @@
 Problem: a log grows for ever and replaying it takes for ever; writing the whole
 state down takes seconds, during which nobody may wait.
 
-Idea: a *fuzzy* checkpoint. At a moment when no flight is out, the store notes
+Idea: a *fuzzy* capture. At a moment when no flight is out, the store notes
 its position; then the state is encoded chunk by chunk, with the event loop
 running in between. Chunks may hold changes that are newer than the position:
 replaying the log from there is exact all the same, because joining a delta
-twice changes nothing and every superseding delta is replayed too.
+twice changes nothing and every superseding delta is replayed too. The records
+that were written meanwhile follow the chunks (``carried``): so the checkpoint
+is exact by itself, at the position of the last of them.
 
-Invariants: the position is taken while published state and log agree; a
-checkpoint counts only once it is whole; the sync log is cut only below a whole
+Invariants: the first position is taken while published state and log agree; a
+checkpoint counts only once it is whole, and stands on no record of the log at or
+below its position; the sync log is cut only below a whole
 checkpoint, and only by its budget; history is cut only where it is older than
 its retention (each checkpoint notes what was known when), and a batch leaves the
 disk once neither needs it.
@@ -21,14 +24,16 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Final
 
+from crdtmem.carried import encode_carried
 from crdtmem.causality import VersionVector
 from crdtmem.codec import pack, unpack
 from crdtmem.effects import Alarm
 from crdtmem.errors import CrdtmemError
 from crdtmem.executor import Executor
 from crdtmem.procedures import InStore, Procedure, Quiet
-from crdtmem.snapshot import encode_chunks, encode_header
+from crdtmem.snapshot import CHUNK_BYTES, encode_chunks, encode_header
 from crdtmem.store import Store
+from crdtmem.store.base import CheckpointWriter
 
 __all__ = ["LOG_BYTES", "RETENTION_US", "SYNC_LOG_BYTES", "Checkpointer"]
 
@@ -96,13 +101,18 @@ class Checkpointer:
                 header = encode_header(engine.snapshot_header())
                 chunks = encode_chunks(engine.replica.state)
                 writer = yield InStore(partial(store.begin_checkpoint, header))
+                after = writer.after_ordinal
             finally:
                 executor.release(hold)
             try:
                 for chunk in chunks:
                     # Each chunk is encoded between other work, and written beside it.
                     yield InStore(partial(writer.write, chunk))
-                yield InStore(writer.commit)
+                # Whatever the chunks show was published, and so is in the log by now.
+                through = yield InStore(store.last_ordinal)
+                while after < through:
+                    after = yield InStore(partial(_carry, store, writer, after, through))
+                yield InStore(partial(writer.commit, after))
             except BaseException:
                 executor.run_in_store(writer.abort, _ignore)
                 raise
@@ -140,6 +150,26 @@ class Checkpointer:
 
 def _ignore(_: Any, __: BaseException | None) -> None:
     """Nobody waits: an abandoned checkpoint never existed, and a broken store says so itself."""
+
+
+def _carry(store: Store, writer: CheckpointWriter, after: int, through: int) -> int:
+    """Let a checkpoint carry the next records of the log; return the position that it reached."""
+    records: list[tuple[int, bytes]] = []
+    size = 0
+    for record in store.replay(after_ordinal=after):
+        if record.ordinal > through:
+            after = through
+            break
+        records.append((record.kind, record.data))
+        after, size = record.ordinal, size + len(record.data)
+        if size >= CHUNK_BYTES:
+            break
+    else:
+        # Ordinals may have been given out that nothing was written under.
+        after = through
+    if records:
+        writer.write(encode_carried(records))
+    return after
 
 
 def _note_points(store: Store, points: bytes) -> None:

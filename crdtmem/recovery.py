@@ -3,13 +3,13 @@
 Problem: after a crash the state must be exactly what was acknowledged; after a
 restore, a copy or a lost tail the old id must never be used again.
 
-Idea: recovery is the newest whole checkpoint plus the log after it, joined in
-arrival order by the same code that joined it first. The store's boot report is
-the proof of continuity; where it fails, a new replica id is drawn, its
+Idea: recovery is the newest whole checkpoint with the records that it carries, plus the
+log after it, joined in arrival order by the same code that joined it first. The store's
+boot report is the proof of continuity; where it fails, a new replica id is drawn, its
 predecessor is declared, and both are made durable before anything else.
 
 Invariants: no write precedes the durable claim of its id; replaying is
-idempotent by dot, so a checkpoint may be fuzzy (taken while writes went on); a
+idempotent by dot, so chunks may be fuzzy (captured while writes went on); a
 log that turns out damaged is set aside from the first damaged record on, never
 skipped over; an id that was given up (see ``retirement``) is never taken up again,
 wherever the process died in between.
@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from crdtmem.batch import REGION_BYTES, decode_batch
+from crdtmem.carried import decode_carried
 from crdtmem.codec import check_label, pack, unpack
 from crdtmem.crdt import NESTED, SHAPES
 from crdtmem.effects import Alarm
@@ -34,7 +35,7 @@ from crdtmem.limits import DEFAULT_LIMITS, Limits
 from crdtmem.replica import Identity
 from crdtmem.retirement import RETIRED, Retirement, set_aside
 from crdtmem.snapshot import decode_header, load_chunk
-from crdtmem.store import Store
+from crdtmem.store import Checkpoint, Store
 from crdtmem.store.base import KIND_MARKER
 from crdtmem.sync_host import DEFAULT_SYNC, SyncConfig
 from crdtmem.table import State
@@ -167,34 +168,53 @@ def _join(engine: Engine, store: Store) -> None:
     checkpoint = store.checkpoint()
     after = 0
     if checkpoint is not None:
-        engine.load_header(decode_header(checkpoint.header))
-        for chunk in checkpoint.chunks():
-            load_chunk(engine.replica.state, chunk)
+        _load_checkpoint(engine, checkpoint)
         after = checkpoint.after_ordinal
-    _replay(engine, store, after)
-
-
-def _replay(engine: Engine, store: Store, after: int) -> None:
-    assembler = Assembler(SHAPES, NESTED)
-    replica = engine.replica
+    replay = _Replay(engine)
     for record in store.replay(after_ordinal=after):
         engine.replayed_bytes += len(record.data)
         try:
-            if record.kind == KIND_MARKER:
-                installation = assembler.feed(record.data)
-                if installation is not None:
-                    replica.recover_installation(installation)
-            else:
-                batch = decode_batch(record.data, known_fields=NESTED)
-                engine.retries.note([batch], replica.state)
-                replica.recover_batch(batch)
-                engine.epoch.note_batch(batch.header)
+            replay.join(record.kind, record.data)
         except MalformedFrame as error:
             raise StoreCorrupt(
                 f"record {record.ordinal} of the log does not decode: {error}",
                 hint="a newer version may have written it; otherwise restore a backup",
                 ordinal=record.ordinal,
             ) from error
+
+
+def _load_checkpoint(engine: Engine, checkpoint: Checkpoint) -> None:
+    """Load its chunks, then join the records of the log that were written among them."""
+    engine.load_header(decode_header(checkpoint.header))
+    replay = _Replay(engine)
+    for part in checkpoint.chunks():
+        carried = decode_carried(part)
+        if carried is None:
+            load_chunk(engine.replica.state, part)
+            continue
+        for kind, data in carried:
+            replay.join(kind, data)
+
+
+class _Replay:
+    """Joins records of the log again, in arrival order."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._assembler = Assembler(SHAPES, NESTED)
+
+    def join(self, kind: int, data: bytes) -> None:
+        """Join one record; raises ``MalformedFrame``."""
+        engine, replica = self._engine, self._engine.replica
+        if kind == KIND_MARKER:
+            installation = self._assembler.feed(data)
+            if installation is not None:
+                replica.recover_installation(installation)
+            return
+        batch = decode_batch(data, known_fields=NESTED)
+        engine.retries.note([batch], replica.state)
+        replica.recover_batch(batch)
+        engine.epoch.note_batch(batch.header)
 
 
 def rederive(store: Store) -> State:

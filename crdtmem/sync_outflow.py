@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from crdtmem.batch import Batch
-from crdtmem.effects import Effect, ReadLog
-from crdtmem.errors import CrdtmemError, HistoryGap, MalformedFrame
+from crdtmem.effects import Alarm, Effect, ReadLog
+from crdtmem.errors import CrdtmemError, HistoryGap, MalformedFrame, StoreCorrupt
 from crdtmem.messages import Gap, Request
 from crdtmem.sync_host import StoredBatch, SyncConfig, SyncHost
 from crdtmem.sync_session import Session
@@ -88,8 +88,12 @@ class Outflow:
         effects: list[Effect] = []
         if isinstance(result, CrdtmemError) or not result:
             session.serving.pop(replica, None)
-            if isinstance(result, HistoryGap) or not isinstance(result, CrdtmemError):
-                # Cut off the log, or never in it: what a snapshot brought has no batches here.
+            damaged = isinstance(result, StoreCorrupt)
+            if damaged:
+                effects.append(Alarm("store", str(result), {"code": "store_corrupt"}))
+            if damaged or isinstance(result, HistoryGap) or not isinstance(result, CrdtmemError):
+                # Cut off the log, damaged, or never in it: what a snapshot brought has no
+                # batches here.
                 resume = result.details.get("resume") if isinstance(result, HistoryGap) else None
                 floor = resume or self.host.state.vector.get(replica, 0) + 1
                 if replica == self.host.replica_id:

@@ -147,7 +147,10 @@ class VerifyReport:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A whole checkpoint: recovery is its chunks, then the log after ``after_ordinal``."""
+    """A whole checkpoint: recovery is its chunks, then the log after ``after_ordinal``.
+
+    It stands on nothing of the log up to there.
+    """
 
     header: bytes
     after_ordinal: int
@@ -162,14 +165,24 @@ class Checkpoint:
 class CheckpointWriter(Protocol):
     """A checkpoint in the making. It does not exist for recovery until ``commit``.
 
-    Between its calls the store may append and sync freely.
+    Between its calls the store may append and sync freely. ``after_ordinal`` is
+    ``last_ordinal()`` as it was at the beginning.
     """
+
+    @property
+    def after_ordinal(self) -> int:
+        """The position at which it was begun."""
 
     def write(self, chunk: bytes) -> None:
         """Add one chunk. Not durable by itself. Raises ``StoreError``; then abort."""
 
-    def commit(self) -> None:
-        """Make it, atomically and durably, the newest whole checkpoint."""
+    def commit(self, after_ordinal: int | None = None) -> None:
+        """Make it, atomically and durably, the newest whole checkpoint.
+
+        ``after_ordinal`` is the position at which its chunks, all of them together, are
+        exact: that of its beginning, or a later one, not beyond ``last_ordinal()``.
+        Raises ``InvalidValue`` for any other.
+        """
 
     def abort(self) -> None:
         """Forget it. Harmless after ``commit`` or a failure, and when repeated."""
@@ -315,7 +328,7 @@ class Store(Protocol):
         """The records set aside by this and earlier opens, unverified, for inspection."""
 
     def begin_checkpoint(self, header: bytes) -> CheckpointWriter:
-        """Start a checkpoint of the state as of ``last_ordinal()``.
+        """Start a checkpoint of the state as of ``last_ordinal()``, or of a later position.
 
         Raises ``InvalidValue`` while another is being written.
         """

@@ -38,7 +38,7 @@ from crdtmem.store.continuity import (
 )
 from crdtmem.store.failures import again
 from crdtmem.store.memory_disk import FaultPlan, MemoryDisk, SavedCheckpoint
-from crdtmem.store.pending import Pending, corrupt_record, dense_run
+from crdtmem.store.pending import Pending, corrupt_record, dense_run, exact_position
 from crdtmem.store.verify import RecordCheck, no_progress
 
 __all__ = ["FaultPlan", "MemoryCheckpointWriter", "MemoryDisk", "MemoryStore", "open_memory_store"]
@@ -87,13 +87,16 @@ class MemoryStore:
         here = Fingerprint(machine="memory", inode=disk.inode, mark_inode=disk.inode)
         verdict = judge(disk.state, disk.mark, here, disk.position)
         reason, cut = verdict.reason, verdict.lost_records
-        settled = disk.mark.settled if disk.mark else 0
+        sound = [saved for saved in disk.checkpoints if saved.is_sound]
+        # Up to its position a checkpoint stands for the log.
+        settled = max(
+            disk.mark.settled if disk.mark else 0, sound[-1].after_ordinal if sound else 0
+        )
         torn = next((r.ordinal for r in disk.after(settled) if not _sound(r)), None)
         if torn is not None:
             said = f"the tail of the log fails its checksums from record {torn}"
             reason = f"{reason}; {said}" if reason else said
             cut += len(disk.after(torn - 1))
-        sound = [saved for saved in disk.checkpoints if saved.is_sound]
         damaged = len(disk.checkpoints) - len(sound)
         self.boot = BootReport(
             fresh=reason == FRESH and not disk.position.ordinal,
@@ -436,7 +439,7 @@ class MemoryCheckpointWriter:
     def __init__(self, store: MemoryStore, header: bytes, after_ordinal: int) -> None:
         self._store = store
         self._header = header
-        self._after_ordinal = after_ordinal
+        self.after_ordinal = after_ordinal
         self._chunks: list[bytes] = []
         self.open = True
 
@@ -445,14 +448,12 @@ class MemoryCheckpointWriter:
         self._require_open()
         self._chunks.append(chunk)
 
-    def commit(self) -> None:
+    def commit(self, after_ordinal: int | None = None) -> None:
         """Make it the newest whole checkpoint."""
         self._require_open()
         disk = self._store.disk
-        saved = SavedCheckpoint.of(
-            self._header, self._after_ordinal, tuple(self._chunks), disk.position.ordinal
-        )
-        disk.checkpoints.append(saved)
+        exact = exact_position(self.after_ordinal, after_ordinal, disk.position.ordinal)
+        disk.checkpoints.append(SavedCheckpoint.of(self._header, exact, tuple(self._chunks)))
         self.open = False
 
     def abort(self) -> None:

@@ -57,28 +57,18 @@ class FaultPlan:
 
 @dataclass(frozen=True, slots=True)
 class SavedCheckpoint:
-    """A whole checkpoint as it lies on the disk; ``digest`` guards all of it.
-
-    It was begun at ``after_ordinal`` and may hold what the log held at ``through_ordinal``.
-    """
+    """A whole checkpoint as it lies on the disk; ``digest`` guards all of it."""
 
     header: bytes
     after_ordinal: int
     chunks: tuple[bytes, ...]
     digest: bytes
-    through_ordinal: int = 0
 
     @classmethod
-    def of(
-        cls,
-        header: bytes,
-        after_ordinal: int,
-        chunks: tuple[bytes, ...],
-        through_ordinal: int = 0,
-    ) -> SavedCheckpoint:
+    def of(cls, header: bytes, after_ordinal: int, chunks: tuple[bytes, ...]) -> SavedCheckpoint:
         """A checkpoint with its digest computed here."""
         digest = cls._digest(header, after_ordinal, chunks)
-        return cls(header, after_ordinal, chunks, digest, through_ordinal)
+        return cls(header, after_ordinal, chunks, digest)
 
     @property
     def is_sound(self) -> bool:

@@ -34,6 +34,7 @@ __all__ = [
     "Pending",
     "corrupt_record",
     "dense_run",
+    "exact_position",
     "is_sound",
     "seal_of",
 ]
@@ -150,6 +151,18 @@ class Pending:
         self.records = []
         self.metadata = {}
         self.claims_identity = False
+
+
+def exact_position(begun: int, wanted: int | None, last: int) -> int:
+    """The position that a checkpoint begun at ``begun`` is committed at; see ``base``.
+
+    Raises ``InvalidValue`` unless ``wanted`` lies between there and ``last``.
+    """
+    if wanted is None:
+        return begun
+    if not begun <= wanted <= max(begun, last):
+        raise InvalidValue(f"a checkpoint begun at {begun} cannot be exact at {wanted} of {last}")
+    return wanted
 
 
 def _check_clock(arrived_at_us: int) -> None:

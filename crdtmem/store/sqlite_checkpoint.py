@@ -27,6 +27,7 @@ from hashlib import blake2b
 from crdtmem.errors import Closed, InvalidValue, StoreCorrupt, StoreError
 from crdtmem.store.base import DIGEST_BYTES, Checkpoint
 from crdtmem.store.failures import translated
+from crdtmem.store.pending import exact_position
 from crdtmem.store.sqlite_database import Database, typed
 
 __all__ = ["Guard", "SqliteCheckpointWriter", "SqliteCheckpoints"]
@@ -157,9 +158,11 @@ class SqliteCheckpoints:
         """Seal a checkpoint, durably: it is the newest whole one."""
         with self._database.transaction():
             self._database.connection.execute(
-                "UPDATE checkpoint SET state = ?, chunk_count = ?, seal = ? WHERE id = ?",
+                "UPDATE checkpoint SET state = ?, after_ordinal = ?, chunk_count = ?, seal = ? "
+                "WHERE id = ?",
                 (
                     _WHOLE,
+                    after_ordinal,
                     chunk_count,
                     _seal(identity, after_ordinal, chunk_count, header),
                     identity,
@@ -182,6 +185,10 @@ class SqliteCheckpoints:
         self.current = None
         self.covered_ordinal = 0
         self.discard_leftovers()
+
+    def last_ordinal(self) -> int:
+        """The highest ordinal in the log now."""
+        return int(self._database.value("SELECT max(ordinal) FROM log") or 0)
 
     def chunk_count(self) -> int:
         """How many chunks the tables hold, in any state."""
@@ -241,7 +248,7 @@ class SqliteCheckpointWriter:
         self._checkpoints = checkpoints
         self._identity = identity
         self._header = header
-        self._after_ordinal = after_ordinal
+        self.after_ordinal = after_ordinal
         self._count = 0
         self.open = True
 
@@ -252,11 +259,13 @@ class SqliteCheckpointWriter:
             self._checkpoints.write_chunk(self._identity, self._count, chunk)
         self._count += 1
 
-    def commit(self) -> None:
+    def commit(self, after_ordinal: int | None = None) -> None:
         """Seal it durably."""
         self._require_open()
         with self._checkpoints.guard("committing a checkpoint"):
-            self._checkpoints.finish(self._identity, self._header, self._after_ordinal, self._count)
+            last = self._checkpoints.last_ordinal()
+            exact = exact_position(self.after_ordinal, after_ordinal, last)
+            self._checkpoints.finish(self._identity, self._header, exact, self._count)
         self.open = False
 
     def abort(self) -> None:

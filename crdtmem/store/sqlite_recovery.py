@@ -155,10 +155,11 @@ def _sound_through(
 ) -> int:
     """The ordinal before the first unsound record of the tail, or the last ordinal.
 
-    Without a mark nothing is known to be settled: then the tail is what a replay needs.
+    The tail is what is not known to be settled, as far as a replay needs it: up to its
+    position the checkpoint stands for the log.
     """
     newest = checkpoints.current
-    settled = mark.settled if mark else newest.after_ordinal if newest else 0
+    settled = max(mark.settled if mark else 0, newest.after_ordinal if newest else 0)
     for record, sound in log.walk(min(settled, position.ordinal)):
         if not sound:
             return record.ordinal - 1

@@ -198,9 +198,9 @@ class Rot(_Harm):
 
     def harm(self, machine: Machine, arguments: Arguments) -> bool:
         """Damage them."""
-        count = min(int(arguments["records"]), _exposed(machine.device.disk))
-        if count:
-            machine.device.rot(count)
+        disk = machine.device.disk
+        count = min(int(arguments["records"]), len(disk.records))
+        machine.device.rot(count)
         return bool(count)
 
 
@@ -221,12 +221,11 @@ class LostTail(_Harm):
 
 
 def _exposed(disk: MemoryDisk) -> int:
-    """Return how many of the last records may be lost alone.
+    """Return how many of the last records may be lost without the checkpoint above them.
 
-    What a later checkpoint may hold as well does not go without it: disks lose what was
-    written last.
+    Disks lose what was written last: what a checkpoint stands for was written before it.
     """
-    held = disk.checkpoints[-1].through_ordinal if disk.checkpoints else 0
+    held = disk.checkpoints[-1].after_ordinal if disk.checkpoints else 0
     return sum(record.ordinal > held for record in disk.records)
 
 

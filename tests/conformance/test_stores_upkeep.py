@@ -40,6 +40,30 @@ def test_a_checkpoint_is_whole_or_absent(place: Place) -> None:
         assert [r.ordinal for r in place.store.replay(after_ordinal=10)] == [11]
 
 
+def test_a_checkpoint_may_be_exact_at_a_later_position_than_it_began_at(place: Place) -> None:
+    store = place.open()
+    fill(store)
+    writer = store.begin_checkpoint(b"at ten")
+    assert writer.after_ordinal == 10
+    put(store, batch(B, 1, 1), batch(B, 2, 2))
+    writer.write(b"and what came meanwhile")
+    for wrong in (9, 13):
+        with pytest.raises(InvalidValue):
+            writer.commit(wrong)
+    writer.commit(12)
+    put(store, batch(B, 3, 3))
+    found = store.checkpoint()
+    assert found is not None
+    assert found.after_ordinal == 12
+    # All that it covers may be cut: nobody needs it to recover.
+    assert store.cut_sync_log(B, 9) == 3
+    found = place.again().checkpoint()
+    assert found is not None
+    assert found.after_ordinal == 12
+    assert place.store is not None
+    assert [record.ordinal for record in place.store.replay(after_ordinal=12)] == [13]
+
+
 def test_an_unfinished_checkpoint_leaves_the_one_before(place: Place) -> None:
     store = place.open()
     checkpoint(store, b"first", b"1")

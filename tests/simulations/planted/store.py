@@ -10,20 +10,24 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from crdtmem import recovery, services
+from crdtmem import checkpointing, recovery, services, sync_greeting
+from crdtmem.executor import Executor
 from crdtmem.store import memory
 from crdtmem.store.base import KIND_BATCH, LogRecord
 from crdtmem.store.continuity import FRESH, BootState, Verdict
-from crdtmem.store.memory import MemoryCheckpointWriter, MemoryStore
+from crdtmem.store.memory import MemoryStore
 from tests.simulations.planted.vocabulary import Patches
 
 __all__ = [
+    "checkpoint_beside_a_flight",
     "checkpoint_position_noted_at_the_end",
     "continues_its_id_after_a_restore",
     "continues_its_id_after_a_torn_tail",
     "cuts_the_log_above_the_checkpoint",
     "every_other_fsync_is_skipped",
     "forgets_the_verdict",
+    "ignores_another_history_of_its_id",
+    "ignores_the_quarantine",
     "recovers_without_the_checkpoint",
     "recovers_without_the_last_batch",
 ]
@@ -75,15 +79,23 @@ def recovers_without_the_checkpoint(patches: Patches) -> None:
     load_chunk = patches.replace(recovery, "load_chunk", late)
 
 
+def checkpoint_beside_a_flight(patches: Patches) -> None:
+    """A checkpoint begins while a flight is out, which the log then holds and it does not."""
+    grant = Executor._grant
+
+    def at_once(self: Executor) -> None:
+        flying, self._flying = self._flying, False
+        try:
+            grant(self)
+        finally:
+            self._flying = flying
+
+    patches.replace(Executor, "_grant", at_once)
+
+
 def checkpoint_position_noted_at_the_end(patches: Patches) -> None:
-    """A checkpoint claims the log up to where it ended, not up to where it began."""
-    commit = MemoryCheckpointWriter.commit
-
-    def claim(self: MemoryCheckpointWriter) -> None:
-        self._after_ordinal = self._store.disk.position.ordinal
-        commit(self)
-
-    patches.replace(MemoryCheckpointWriter, "commit", claim)
+    """A checkpoint claims the log up to where it ended, and carries nothing of what it claims."""
+    patches.replace(checkpointing, "_carry", lambda store, writer, after, through: through)
 
 
 def cuts_the_log_above_the_checkpoint(patches: Patches) -> None:
@@ -122,6 +134,16 @@ def continues_its_id_after_a_torn_tail(patches: Patches) -> None:
             self.boot = replace(self.boot, continuous=True, reason="")
 
     patches.replace(MemoryStore, "_boot", trusting)
+
+
+def ignores_another_history_of_its_id(patches: Patches) -> None:
+    """A peer that holds another history of an id is not listened to, whoever's id it is."""
+    patches.replace(sync_greeting, "_forked", lambda host, hello: (None, []))
+
+
+def ignores_the_quarantine(patches: Patches) -> None:
+    """An id that is given up leaves what lies beyond its cut in the log, to be joined again."""
+    patches.replace(recovery, "set_aside", lambda store, retirement: None)
 
 
 def forgets_the_verdict(patches: Patches) -> None:
