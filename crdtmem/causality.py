@@ -70,8 +70,9 @@ class VersionVector(dict[int, int]):
 
     def join(self, other: Mapping[int, int]) -> None:
         """Take the pointwise maximum, in place."""
+        get = self.get
         for replica, sequence in other.items():
-            if sequence > self.get(replica, 0):
+            if sequence > get(replica, 0):
                 self[replica] = sequence
 
     def meet(self, other: Mapping[int, int]) -> VersionVector:

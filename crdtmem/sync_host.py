@@ -69,7 +69,7 @@ class SyncConfig:
     unhurried_us: int = 250 * _MS
     hurry_us: int = 2 * _SECOND
     relayed_us: int = _SECOND
-    relayed_number_us: int = 1 * _MS
+    relayed_number_us: int = 2 * _MS
     relay_us: int = 50 * _MS
     push_us: int = 2 * _SECOND
     request_us: int = 10 * _SECOND
