@@ -414,6 +414,7 @@ class Engine:
         replica.installations.popleft()
         if installation.kind is not Kind.CORRECTION:
             self.sync.inbound.rejected(now_us)
+            self.sync.guide.turn_away()
         message = "a snapshot reaches beyond the cut of an eviction under way; not taken yet"
         return [Alarm("snapshot refused", message, {})]
 

@@ -316,6 +316,27 @@ class Membership:
         """
         return self.retire(f"a peer holds {reason}", {self.own: self._common})
 
+    def yields_to(self, peer: int, less: bool) -> bool:
+        """Of two that hold two histories of a third, tell whether this one begins again.
+
+        Among members whoever holds ``less``. A newcomer always does, for it has nothing to
+        lose; and nobody does for one that is no member, or on its way out.
+        """
+        if not self._is_member:
+            return True
+        return less and peer in self.epoch.members - self.epoch.leaving
+
+    def fork_lost(self, replica: int, peer: int) -> list[Effect]:
+        """Begin again without our history of ``replica``, which the peer's is to replace.
+
+        Nothing tells where the two part, so all of it goes, with what follows from any of
+        it; what the peers hold comes back from them, byte for byte.
+        """
+        if self.replica.halted is not None:
+            return []
+        words = f"replica {peer:016x} holds another history of replica {replica:016x}"
+        return self.retire(words, {replica: 0})
+
     def take_through(self, replica: int, vector: VersionVector) -> int:
         """Return the highest sequence of a replica that may be taken."""
         inbox = self.replica.inbox

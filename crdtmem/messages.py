@@ -290,18 +290,22 @@ class Credit(Message):
 
 @dataclass(frozen=True, slots=True)
 class Digest(Message):
-    """The hash of the sender's vector, and the digest of its live dots at that vector."""
+    """The hash of the sender's vector, and the digest of its live dots at that vector.
+
+    ``tips_hash`` tells whether equal vectors stand for the same deltas.
+    """
 
     CODE: ClassVar[int] = 8
 
     vector_hash: bytes
     digest: bytes
+    tips_hash: bytes
 
     @classmethod
     def parse(cls, parts: tuple[Any, ...]) -> Self:
         """Check the fields."""
-        vector_hash, digest = parts
-        return cls(sized(vector_hash, 8), sized(digest, 16))
+        vector_hash, digest, tips_hash = parts
+        return cls(sized(vector_hash, 8), sized(digest, 16), sized(tips_hash, 8))
 
 
 # ------------------------------------------------------------------ optional

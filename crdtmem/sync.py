@@ -53,13 +53,20 @@ from crdtmem.messages import (
     Refuse,
     Request,
 )
-from crdtmem.sync_greeting import Belonging, duplicate_stream, judge, keeps_older, tell_evicted
+from crdtmem.sync_greeting import (
+    Belonging,
+    duplicate_stream,
+    histories_differ,
+    judge,
+    keeps_older,
+    tell_evicted,
+)
 from crdtmem.sync_host import DEFAULT_SYNC, StoredBatch, SyncConfig, SyncHost
 from crdtmem.sync_inflow import FORKED, Inflow
 from crdtmem.sync_intake import Inbound
 from crdtmem.sync_newcomer import Guide
 from crdtmem.sync_outflow import Outflow
-from crdtmem.sync_repair import Repair, vector_hash
+from crdtmem.sync_repair import Repair, fingerprint_of
 from crdtmem.sync_requests import Requests
 from crdtmem.sync_session import Session, SessionInfo
 from crdtmem.sync_telling import NEVER_US, Telling
@@ -107,7 +114,7 @@ class Sync:
         self.outbound = Outbound(host, config)
         self.inbound = Inbound(host, config, numbers)
         self.repair = Repair(host, config, self.outbound, numbers)
-        self._fingerprint: tuple[bytes, bytes] | None = None
+        self._fingerprint: tuple[bytes, bytes, bytes] | None = None
         # Before this no stream is to be probed, compared or given up.
         self._probe_us = NEVER_US
         self._belonging = Belonging(host)
@@ -384,13 +391,10 @@ class Sync:
 
     # ------------------------------------------------------------------ comparing
 
-    def fingerprint(self) -> tuple[bytes, bytes]:
-        """Return the hash of the published vector, and the digest of live dots at it."""
+    def fingerprint(self) -> tuple[bytes, bytes, bytes]:
+        """Return the hash of the published vector, the digest of live dots, the hash of tips."""
         if self._fingerprint is None:
-            state = self.host.state
-            lanes = state.digest()
-            hashed = vector_hash(state.vector)
-            self._fingerprint = (hashed, b"".join(lane.to_bytes(8, "big") for lane in lanes))
+            self._fingerprint = fingerprint_of(self.host)
         return self._fingerprint
 
     def _compare(self, session: Session, now_us: int) -> list[Effect]:
@@ -402,12 +406,16 @@ class Sync:
         return [session.send(Digest(*fingerprint))]
 
     def _digest(self, session: Session, message: Digest, now_us: int) -> list[Effect]:
-        hashed, digest = self.fingerprint()
-        if message.vector_hash != hashed or message.digest == digest:
+        hashed, digest, histories = self.fingerprint()
+        if message.vector_hash != hashed:
+            return []
+        if message.tips_hash != histories:
+            raise histories_differ()
+        if message.digest == digest:
             return []
         effects, tell = self.repair.mismatch(session, (digest, message.digest), now_us)
         if tell:
-            effects.append(session.send(Digest(hashed, digest)))
+            effects.append(session.send(Digest(hashed, digest, histories)))
         return effects
 
     def rederived(self, request: Any, sound: bool, now_us: int) -> list[Effect]:

@@ -6,6 +6,12 @@ copy of ourselves, or to a peer that we already talk to.
 Idea: both sides introduce themselves at once, and each judges the other by the
 same rules, so that both come to the same verdict without another message.
 
+Two nodes that hold two histories of some third replica (which was copied) can never agree:
+equal vectors would stand for different deltas. One of them begins again, under a new id,
+from what its peers hold; what it alone held is set aside, to be rescued. It is whoever
+holds less of that replica, and of two that hold as much the one whose last batch has the
+higher hash: an order that is the same everywhere, so in the end one history is left.
+
 Invariants: nothing of a peer is taken before its introduction passed; of two
 streams between one pair of processes both ends keep the same one.
 """
@@ -23,12 +29,18 @@ from crdtmem.sync_session import Session
 
 __all__ = [
     "DUPLICATE",
+    "HISTORIES_DIFFER",
     "Belonging",
     "duplicate_stream",
+    "fork_lost",
+    "histories_differ",
     "judge",
     "keeps_older",
     "tell_evicted",
 ]
+
+HISTORIES_DIFFER: Final = "histories_differ"
+"""In ``details["reason"]`` of the error with which two part that hold two histories of a third."""
 
 DUPLICATE: Final = "duplicate_stream"
 """In ``details["reason"]`` of the error that closes the second stream to a peer."""
@@ -115,10 +127,15 @@ def _wrong_cluster(theirs: str, ours: str) -> WrongCluster:
 
 
 def _forked(host: SyncHost, hello: Hello) -> tuple[RemoteError | None, list[Effect]]:
-    """Compare what both hold: a longer or other history of ours means that we are the copy."""
+    """Compare what both hold: a longer or other history of ours means that we are the copy.
+
+    Another history of a third replica cannot be joined to ours either: one of the two nodes
+    has to begin again from the other's. Both find the same one by the same comparison.
+    """
     own = host.replica_id
     effects: list[Effect] = []
-    for replica, last in hello.vector.items():
+    forks: list[tuple[int, bool]] = []
+    for replica, last in sorted(hello.vector.items()):
         tip = host.tips.get(replica, (0, b""))
         other_hash = hello.hashes.get(replica)
         forked = tip[0] == last and other_hash is not None and other_hash != tip[1]
@@ -133,7 +150,38 @@ def _forked(host: SyncHost, hello: Hello) -> tuple[RemoteError | None, list[Effe
             details = {"replica": replica, "sequence": last, "peer": hello.replica}
             words = f"replica {replica:016x} wrote two different batches at sequence {last}"
             effects.append(Alarm("fork", words, details))
-    return None, effects
+            if replica != hello.replica:
+                # Whose id it is finds out by itself, and goes on under another.
+                assert other_hash is not None
+                forks.append((replica, other_hash < tip[1]))
+        elif last > tip[0] and replica in host.fenced and replica != hello.replica:
+            # Refused from then on, what follows our history included: it has to be fetched anew.
+            forks.append((replica, True))
+    if not forks:
+        return None, effects
+    replica, yields = forks[0]
+    yields = host.yields_to(hello.replica, yields)
+    if not yields:
+        return None, effects
+    return fork_lost(host, hello.replica, replica, effects)
+
+
+def fork_lost(
+    host: SyncHost, peer: int, replica: int, effects: list[Effect]
+) -> tuple[RemoteError, list[Effect]]:
+    """Begin again because of a third replica's histories; returns why the stream ends, too."""
+    return histories_differ(replica), [*effects, *host.fork_lost(replica, peer)]
+
+
+def histories_differ(replica: int = 0) -> RemoteError:
+    """Return the error with which two part that hold two histories of a third; 0 for some."""
+    return ForkDetected(
+        f"replica {replica:016x} has two histories, and each end of this stream holds another"
+        if replica
+        else "some replica has two histories, and each end of this stream holds another",
+        hint="none needed: one of the two begins again; see 'crdtmem rescue' for what it held",
+        reason=HISTORIES_DIFFER,
+    )
 
 
 def keeps_older(older: Session, newer: Session, hello: Hello, own: int) -> bool:

@@ -21,9 +21,10 @@ from typing import Final
 from crdtmem.batch import Batch
 from crdtmem.causality import VersionVector
 from crdtmem.effects import Effect
-from crdtmem.errors import ForkDetected
+from crdtmem.errors import ForkDetected, RemoteError
 from crdtmem.inbox import Verdict
 from crdtmem.messages import Batches
+from crdtmem.sync_greeting import fork_lost, histories_differ
 from crdtmem.sync_host import SyncHost
 from crdtmem.sync_newcomer import Guide
 from crdtmem.sync_requests import Requests
@@ -47,7 +48,7 @@ class Inflow:
         # Payload that keeps credit until it is published, by origin and first sequence
         # (which rise): who sent it, and its size.
         # Why the peer of the frame that was just taken is to be sent away, if it is.
-        self.forked: ForkDetected | None = None
+        self.forked: RemoteError | None = None
         self._unsettled: dict[int, dict[int, list[tuple[Session, int]]]] = {}
 
     def batches(self, session: Session, message: Batches, now_us: int) -> list[Effect]:
@@ -74,6 +75,8 @@ class Inflow:
         if verdict is Verdict.FENCED and replica == session.replica != self.host.replica_id:
             # It has to hear of it: nobody else can tell it that it is the copy.
             self.forked = _forked_peer(replica, header.first)
+        elif verdict is Verdict.FENCED and effects and replica != self.host.replica_id:
+            effects += self._part(session, replica)
         if verdict is Verdict.FULL:
             self.requests.refused(replica, now_us)
         elif verdict in (Verdict.ACCEPTED, Verdict.DUPLICATE):
@@ -97,6 +100,18 @@ class Inflow:
     def _notice(self, replica: int, last: int, now_us: int) -> None:
         """Note that a batch was not taken, or not for certain: it may have to be asked for."""
         self.requests.notice({replica: last}, self.arriving, now_us)
+
+    def _part(self, session: Session, replica: int) -> list[Effect]:
+        """Part from a peer that holds another history of a third replica.
+
+        Whoever holds less begins again. Where both hold as much the next greeting decides.
+        """
+        longer = session.vector.get(replica, 0) > self.host.state.vector.get(replica, 0)
+        if longer and self.host.yields_to(session.replica, True):
+            self.forked, effects = fork_lost(self.host, session.replica, replica, [])
+            return effects
+        self.forked = histories_differ(replica)
+        return []
 
     def heard(self, session: Session, changed: Mapping[int, int], now_us: int) -> list[Effect]:
         """Take note of what a peer says that it has, what came as batches included.

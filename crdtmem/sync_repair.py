@@ -11,6 +11,9 @@ the other lacks, the side that lacks it searches its log for the delta that
 superseded it: if there is one, that batch is shown, and the holder drops the
 entry; if not, the entry is kept and restored to the side that lost it.
 
+Equal vectors stand for the same deltas unless some replica wrote two histories: then
+nothing of one is evidence for the other, and the two part (see ``sync_greeting``).
+
 The replica with the lower id leads. Everything stands on one vector: a write on
 either side in between voids the round, and the next comparison begins another.
 
@@ -25,7 +28,7 @@ lacks, and what tombstones were invented for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Final
@@ -38,6 +41,7 @@ from crdtmem.errors import MalformedFrame
 from crdtmem.install import Installation, Kind, dots_from_flat, flat_dots
 from crdtmem.reconcile import Comparison, DotSet
 from crdtmem.snapshot import SnapshotHeader, chosen_entries, encode_chunks, load_chunk
+from crdtmem.sync_greeting import histories_differ
 from crdtmem.sync_host import SyncConfig, SyncHost
 from crdtmem.sync_session import Session
 from crdtmem.sync_transfer import Outbound
@@ -54,7 +58,7 @@ from crdtmem.transfer_messages import (
     SnapshotRefuse,
 )
 
-__all__ = ["Repair", "vector_hash"]
+__all__ = ["Repair", "fingerprint_of", "tips_hash", "vector_hash"]
 
 _RANGES_AT_ONCE: Final = 512
 _SOUND_FOR_US: Final = 600_000_000
@@ -63,6 +67,17 @@ _SOUND_FOR_US: Final = 600_000_000
 def vector_hash(vector: VersionVector) -> bytes:
     """Return the 8-byte hash by which two sides compare their vectors."""
     return blake2b(pack(vector.flat()), digest_size=8).digest()
+
+
+def tips_hash(tips: Mapping[int, tuple[int, bytes]]) -> bytes:
+    """Return the 8-byte hash that tells two sets of histories at one vector apart."""
+    return blake2b(pack([[*tip] for tip in sorted(tips.items())]), digest_size=8).digest()
+
+
+def fingerprint_of(host: SyncHost) -> tuple[bytes, bytes, bytes]:
+    """Return the hash of the published vector, the digest of live dots, the hash of tips."""
+    digest = b"".join(lane.to_bytes(8, "big") for lane in host.state.digest())
+    return vector_hash(host.state.vector), digest, tips_hash(host.tips)
 
 
 @dataclass(slots=True, eq=False)
@@ -142,7 +157,8 @@ class Repair:
         led.mine = DotSet.of(state)
         led.transfer = next(self._numbers)
         led.moved_us = now_us
-        return [led.session.send(RepairStart(led.transfer, vector_hash(led.vector)))]
+        hashes = vector_hash(led.vector), tips_hash(self._host.tips)
+        return [led.session.send(RepairStart(led.transfer, *hashes))]
 
     def rederived(self, request: Any, sound: bool, now_us: int) -> list[Effect]:
         """The state was compared with the store; where it was wrong it has been replaced."""
@@ -168,10 +184,13 @@ class Repair:
         return effects
 
     def start(self, session: Session, message: RepairStart, now_us: int) -> list[Effect]:
-        """A peer leads: re-derive, then offer to compare."""
+        """A peer leads: re-derive, then offer to compare. Raises ``ForkDetected``."""
         vector = self._host.state.vector
         if message.vector_hash != vector_hash(vector):
             return [session.send(SnapshotRefuse(message.transfer, "the vector has moved on"))]
+        if message.tips_hash != tips_hash(self._host.tips):
+            # Not the same deltas at all, so none is evidence for the other: meet anew, and part.
+            raise histories_differ()
         followed = _Round(session, vector.copy(), now_us, message.transfer)
         self._followed[session] = followed
         self.next_us = now_us + self._config.transfer_us

@@ -234,18 +234,22 @@ class ReconcileFetch(Message):
 
 @dataclass(frozen=True, slots=True)
 class RepairStart(Message):
-    """Asks for a comparison at equal vectors, whose digests differ."""
+    """Asks for a comparison at equal vectors, whose digests differ.
+
+    ``tips_hash`` tells whether they stand for the same histories.
+    """
 
     CODE: ClassVar[int] = 22
 
     transfer: int
     vector_hash: bytes
+    tips_hash: bytes
 
     @classmethod
     def parse(cls, parts: tuple[Any, ...]) -> Self:
         """Check the fields."""
-        transfer, vector_hash = parts
-        return cls(number(transfer), sized(vector_hash, 8))
+        transfer, vector_hash, tips_hash = parts
+        return cls(number(transfer), sized(vector_hash, 8), sized(tips_hash, 8))
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,6 +83,7 @@ class SyncNode:
         self.known: dict[int, VersionVector] = {}
         self.evicted_from: dict[int, int] = {}
         self.halts: list[int] = []
+        self.lost_forks: list[tuple[int, int]] = []
         self.installed: list[Installation] = []
         self.sent: list[tuple[Any, bytes]] = []
         self._tickets = count(1)
@@ -105,6 +106,17 @@ class SyncNode:
     @property
     def tips(self) -> Mapping[int, tuple[int, bytes]]:
         return self.replica.tips
+
+    @property
+    def fenced(self) -> Mapping[int, str]:
+        return self.replica.inbox.fenced
+
+    def yields_to(self, peer: int, less: bool) -> bool:
+        return less
+
+    def fork_lost(self, replica: int, peer: int) -> list[Effect]:
+        self.lost_forks.append((replica, peer))
+        return []
 
     @property
     def cluster_id(self) -> int:
