@@ -56,8 +56,9 @@ class Exchanged(NamedTuple):
 class FrameSeal(Protocol):
     """Frames to bytes and back, for one stream in both directions; pure.
 
-    Both sides send ``hello()`` first. ``ready`` says that the other's hello was taken, so that
-    ``seal`` may be called. ``receive`` raises ``Rejected`` for what this side must not read.
+    The opener sends ``hello()`` first, the other side when it has read that. ``ready`` says that
+    the other's hello was taken, so that ``seal`` may be called. ``receive`` raises ``Rejected``
+    for what this side must not read.
     """
 
     @property

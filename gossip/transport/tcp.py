@@ -4,8 +4,8 @@ Problem: tables are too large for datagrams, and some networks let only streams 
 listening port is open to everybody: scanners, the silent, the slow, the greedy.
 
 Idea: an exchange is one connection that lives for one question and one answer; nothing is kept
-between them. Both sides begin with the seal's hello; the opener's frame follows when it has
-seen the other's; the answer ends the stream.
+between them. The opener greets with its seal's hello, and is greeted if that can be read; then
+it sends its frame, and the answer ends the stream.
 
 Invariants: at most ``ACCEPTED_STREAMS`` that others opened are open; one that sends nothing for
 ``SILENCE_S``, or is not done in ``_LIFE_S``, is dropped; so is one that sends what its seal
@@ -53,7 +53,6 @@ class _Stream(asyncio.Protocol):
         connection = transport.get_extra_info("socket")
         if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.write(self.seal.hello())
 
     def write(self, data: bytes) -> None:
         """Write, and count."""
@@ -88,6 +87,7 @@ class _Accepted(_Stream):
     def __init__(self, owner: Tcp, seal: FrameSeal) -> None:
         super().__init__(owner, seal)
         self.asked = False
+        self._greeted = False
         self._heard_s = 0.0
         self._born_s = 0.0
         self._watch: asyncio.TimerHandle | None = None
@@ -105,6 +105,10 @@ class _Accepted(_Stream):
         """Tell the receiver the frame, once."""
         self._heard_s = asyncio.get_running_loop().time()
         frames = self.open_frames(data)
+        if self.seal.ready and not self._greeted:
+            # Not sooner: a stranger learns nothing from connecting.
+            self._greeted = True
+            self.write(self.seal.hello())
         if not frames:
             return
         if self.asked or len(frames) > 1:
@@ -138,6 +142,11 @@ class _Opened(_Stream):
         super().__init__(owner, seal)
         self._frame: bytes | None = frame
         self.answer: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Greet first."""
+        super().connection_made(transport)
+        self.write(self.seal.hello())
 
     def data_received(self, data: bytes) -> None:
         """Send the frame as soon as the seal allows it; take the first answer."""

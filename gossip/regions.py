@@ -1,0 +1,149 @@
+"""What is known of other regions, and how it is learnt and told on.
+
+Problem: views travel by announcements, which are broadcasts and may be lost, and by exchanges,
+which may fail; a region may have two gateways, or none; and nobody may flood us.
+
+Idea: one view per region. An announcement that says something new leads to at most one exchange
+per region at a time; what is announced meanwhile waits for its end, and a failure is tried a
+few times more, then left to the next announcement: gateways repeat theirs.
+
+Invariants: the members of all views together are bounded, and so are the regions; one fetch per
+region at a time; of a member that two regions claim, the newer life counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from gossip.frames import Announcement, View, ViewRequest
+from gossip.messages import Stamp, State
+from gossip.views import RegionView, Row
+
+if TYPE_CHECKING:
+    from random import Random
+
+__all__ = ["Fetch", "Regions"]
+
+_REGIONS: Final = 256
+_TRIES: Final = 4
+_AGAIN_US: Final = 2_000_000
+
+
+@dataclass(slots=True)
+class Fetch:
+    """One region's view to be fetched: whom to ask, through which pool, and what."""
+
+    region: str
+    wide: bool
+    member: int
+    request: ViewRequest
+    tries: int = 0
+    due_us: int | None = None
+    """When to ask again, after a failure; ``None`` while the exchange is out."""
+    later: Announcement | None = None
+    """What the same or another author announced meanwhile, and through which pool."""
+    later_wide: bool = False
+
+
+class Regions:
+    """The views of all regions but one's own, and the fetches that are out."""
+
+    def __init__(self, mine: str, members: int, chance: Random) -> None:
+        self.own = RegionView(mine)
+        self.others: dict[str, RegionView] = {}
+        self.refused = 0
+        self._members = members
+        self._chance = chance
+        self._fetches: dict[str, Fetch] = {}
+
+    # ------------------------------------------------------------------ asking
+
+    def row(self, member: int) -> Row | None:
+        """Return the newest row about a member of another region."""
+        rows = [row for view in self.others.values() if (row := view.get(member)) is not None]
+        return max(rows, key=lambda row: row.record.generation, default=None)
+
+    def rows(self) -> list[Row]:
+        """Return all rows of other regions; a member that moved may have two."""
+        return [row for view in self.others.values() for row in view]
+
+    def living(self, region: str, most: int) -> list[Row]:
+        """Return the living members of a region with the lowest ids: its gateways first."""
+        view = self.others.get(region)
+        if view is None:
+            return []
+        rows = [row for row in view if row.state <= State.SUSPECT]
+        return sorted(rows, key=lambda row: row.record.member)[:most]
+
+    def answer(self, request: ViewRequest, me: Stamp) -> View | None:
+        """Return the view that was asked for, if it is held here."""
+        view = self.own if request.region == self.own.region else self.others.get(request.region)
+        return None if view is None else view.answer(request, me)
+
+    # ------------------------------------------------------------------ learning
+
+    def hear(self, said: Announcement, *, wide: bool) -> Fetch | None:
+        """Take an announcement; return what to fetch now, if anything."""
+        view = self.others.get(said.region)
+        if view is None:
+            if len(self.others) >= _REGIONS or said.region == self.own.region:
+                self.refused += 1
+                return None
+            view = self.others[said.region] = RegionView(said.region)
+        out = self._fetches.get(said.region)
+        if out is not None:
+            out.later, out.later_wide = said, wide
+            return None
+        request = view.wants(said)
+        return None if request is None else self.fetch(request, said.author, wide=wide)
+
+    def fetch(self, request: ViewRequest, member: int, *, wide: bool) -> Fetch | None:
+        """Begin to fetch a region's view from a member, unless that is being done."""
+        if request.region in self._fetches or request.region == self.own.region:
+            return None
+        fetch = Fetch(request.region, wide, member, request)
+        self._fetches[request.region] = fetch
+        return fetch
+
+    def fetched(self, region: str, view: View | None, now_us: int) -> tuple[set[int], Fetch | None]:
+        """Take how a fetch ended; return the members whose rows changed, and what to fetch next."""
+        fetch = self._fetches.get(region)
+        if fetch is None:
+            return set(), None
+        if view is None or (view.region, view.author) != (region, fetch.member):
+            fetch.tries += 1
+            if fetch.tries < _TRIES:
+                fetch.due_us = now_us + self._chance.randint(_AGAIN_US // 2, _AGAIN_US)
+            else:
+                self._end(fetch)
+            return set(), None
+        held = self.others.setdefault(region, RegionView(region))
+        room = self._members - sum(map(len, self.others.values()))
+        changed = held.follow(view, max(0, room))
+        return changed, self._end(fetch)
+
+    def _end(self, fetch: Fetch) -> Fetch | None:
+        del self._fetches[fetch.region]
+        return None if fetch.later is None else self.hear(fetch.later, wide=fetch.later_wide)
+
+    def next_deadline_us(self) -> int | None:
+        """Return when a failed fetch is due again."""
+        due = [fetch.due_us for fetch in self._fetches.values() if fetch.due_us is not None]
+        return min(due, default=None)
+
+    def due(self, now_us: int) -> list[Fetch]:
+        """Return the fetches that are to be made again now."""
+        fetches = [
+            fetch
+            for fetch in self._fetches.values()
+            if fetch.due_us is not None and fetch.due_us <= now_us
+        ]
+        for fetch in fetches:
+            fetch.due_us = None
+        return fetches
+
+    def forget(self, member: int) -> None:
+        """Drop a member from every view."""
+        for view in self.others.values():
+            view.drop(member)

@@ -1,0 +1,202 @@
+"""Regions as their gateways see them: numbered views, passed on as changes.
+
+Problem: a member should know the members of all regions, but take part in the probing of its
+own only; and a view of hundreds must not be sent again for each that comes or goes.
+
+Idea: whoever passes a view on numbers its own changes to it. Its announcement is a few bytes:
+author, number, hash. Who holds the same hash has nothing to fetch; who follows this author asks
+for the changes since the number it has; anybody else for the whole.
+
+Within its region a view is first hand (the table of its pool); elsewhere each row says what the
+last gateway said. A row never goes back to an older life or word of its member, and one that
+left does not return in the same life, whoever says so.
+
+Invariants: numbers only rise in one author's life; a change is never left out between two
+numbers; rows and memory of the gone are bounded.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from gossip.frames import Announcement, View, ViewRequest
+from gossip.members import stamp_hash
+from gossip.messages import Record, Stamp, State
+
+__all__ = ["RegionView", "Row", "view_hash"]
+
+_GONE: Final = 1_024
+_MASK: Final = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One member of a view, and the number at which it last changed here."""
+
+    record: Record
+    state: State
+    number: int
+
+
+def view_hash(rows: Iterable[tuple[Record, State]]) -> int:
+    """Return 64 bits over members, lives, words and states, in any order."""
+    total = 0
+    for record, state in rows:
+        total += stamp_hash(record.stamp) * (2 * state + 1)
+    return total & _MASK
+
+
+class RegionView:
+    """One region's members as known here, with what is needed to pass it on."""
+
+    def __init__(self, region: str) -> None:
+        self.region = region
+        self.number = 0
+        self.author = 0
+        """Whose announcements are followed; 0 where this is first hand, or nobody's yet."""
+        self.author_generation = 0
+        self.author_number = 0
+        self._rows: dict[int, Row] = {}
+        self._gone: OrderedDict[int, int] = OrderedDict()
+        self._floor = 0
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self._rows.values())
+
+    def get(self, member: int) -> Row | None:
+        """Return that member's row, if there is one."""
+        return self._rows.get(member)
+
+    @property
+    def hash(self) -> int:
+        """The hash of all rows."""
+        return view_hash((row.record, row.state) for row in self)
+
+    # ------------------------------------------------------------------ changing
+
+    def replace(self, entries: Iterable[tuple[Record, State]]) -> set[int]:
+        """Take these rows for all that there is; return whose row changed."""
+        new = {record.member: (record, state) for record, state in entries}
+        return self._change(new, [member for member in self._rows if member not in new])
+
+    def follow(self, view: View, room: int) -> set[int]:
+        """Take over what an author says; return whose row changed.
+
+        ``room`` is how many members more there may be. What is about members of another
+        region, or about older lives and words, is left out.
+        """
+        entries = {
+            record.member: (record, state)
+            for record, state in view.entries
+            if record.profile.region == self.region and self._is_news(record, state)
+        }
+        gone = list(view.gone)
+        if view.since == 0:
+            said = {record.member for record, _ in view.entries}
+            gone = [member for member in self._rows if member not in said]
+        for member in [member for member in entries if member not in self._rows]:
+            if room <= 0:
+                del entries[member]
+            room -= 1
+        changed = self._change(entries, gone)
+        self.author = view.author
+        self.author_generation = view.generation
+        self.author_number = view.number
+        return changed
+
+    def doubt(self) -> set[int]:
+        """Nobody speaks for this region any more: whoever was alive is suspect. Return them.
+
+        The next announcement, whoever makes it, is answered by fetching the whole.
+        """
+        self.author = self.author_generation = self.author_number = 0
+        return self._change(
+            {
+                row.record.member: (row.record, State.SUSPECT)
+                for row in self
+                if row.state is State.ALIVE
+            },
+            [],
+        )
+
+    def drop(self, member: int) -> bool:
+        """Forget one member; tells whether it was listed."""
+        return bool(self._change({}, [member]))
+
+    def _is_news(self, record: Record, state: State) -> bool:
+        row = self._rows.get(record.member)
+        if row is None:
+            return True
+        if row.state is State.LEFT and row.record.generation == record.generation:
+            return state is State.LEFT
+        return _order(record.stamp) >= _order(row.record.stamp)
+
+    def _change(self, entries: dict[int, tuple[Record, State]], gone: Iterable[int]) -> set[int]:
+        changed = set()
+        number = self.number + 1
+        for member, (record, state) in entries.items():
+            row = self._rows.get(member)
+            if row is None or (row.record, row.state) != (record, state):
+                self._rows[member] = Row(record, state, number)
+                self._gone.pop(member, None)
+                changed.add(member)
+        for member in gone:
+            if self._rows.pop(member, None) is not None:
+                self._gone[member] = number
+                changed.add(member)
+        while len(self._gone) > _GONE:
+            self._floor = self._gone.popitem(last=False)[1]
+        if changed:
+            self.number = number
+        return changed
+
+    # ------------------------------------------------------------------ passing on
+
+    def announce(self, me: Stamp) -> Announcement:
+        """Return what to say of this view as its author."""
+        return Announcement(self.region, me.member, me.generation, self.number, self.hash)
+
+    def wants(self, said: Announcement) -> ViewRequest | None:
+        """Return what to ask the author of an announcement, or ``None`` for nothing.
+
+        Where the hashes are equal, the author is followed from that number on.
+        """
+        followed = (self.author, self.author_generation) == (said.author, said.generation)
+        if followed and said.number <= self.author_number:
+            return None
+        if said.view_hash == self.hash:
+            self.author, self.author_generation = said.author, said.generation
+            self.author_number = said.number
+            return None
+        if not followed:
+            return ViewRequest(self.region)
+        return ViewRequest(self.region, said.author, said.generation, self.author_number)
+
+    def answer(self, request: ViewRequest, me: Stamp) -> View:
+        """Return the changes that were asked for, or the whole view where they are not known."""
+        since = request.since
+        followed = (request.author, request.generation) == (me.member, me.generation)
+        if not followed or not self._floor <= since <= self.number:
+            since = 0
+        entries = tuple((row.record, row.state) for row in self if row.number > since)
+        gone = tuple(member for member, number in self._gone.items() if number > since)
+        return View(
+            self.region,
+            me.member,
+            me.generation,
+            self.number,
+            since,
+            self.hash,
+            tuple(sorted(entries, key=lambda entry: entry[0].member)),
+            tuple(sorted(gone)) if since else (),
+        )
+
+
+def _order(stamp: Stamp) -> tuple[int, int]:
+    return stamp.generation, stamp.incarnation
