@@ -6,15 +6,17 @@ expired, and no replica may change its state on its own.
 Idea: expiry lives in the entry and is judged against ``now`` by each read, so
 an expired entry is invisible everywhere at once (up to clock differences). Its
 removal is an ordinary delta, written by the replica that wrote the entry, which
-queues it here; after that replica was evicted, by the one designated to inherit.
+queues it here; once that replica's eviction is final, by its *heir*, the lowest live
+member (see ``Membership``), which looks for what it left when it becomes that.
 
 Invariants: a removal supersedes exactly the expired dot, so a concurrent write,
-or a renewal that superseded it, survives.
+or a renewal that superseded it, survives, and two heirs at once do no harm.
 """
 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Collection, Iterator
 from typing import Any, Final
 
 from crdtmem.batch import Segment, SpaceName
@@ -57,13 +59,12 @@ class ExpiryQueue:
 
         What a checkpoint covers is in the state only, and no segment tells of it.
         """
-        self._heap = [
-            (stamp.expires_at_us, dot, table.space, table.datatype, key, field)
-            for table in state.tables.values()
-            for key, field, slot in table.places()
-            for dot, _, stamp in as_siblings(slot)
-            if stamp.expires_at_us is not None and stamp.replica == replica
-        ]
+        self._heap = list(_expiring(state, (replica,)))
+        heapq.heapify(self._heap)
+
+    def inherit(self, state: State, origins: Collection[int]) -> None:
+        """Queue every entry with an expiry that these replicas wrote: they never will."""
+        self._heap += _expiring(state, origins)
         heapq.heapify(self._heap)
 
     def next_us(self) -> int | None:
@@ -81,3 +82,11 @@ class ExpiryQueue:
                 arguments = (field, frozenset((dot,)))
                 transaction.add(Operation(space, datatype, key, "_remove", arguments))
         return transaction if transaction.steps else None
+
+
+def _expiring(state: State, origins: Collection[int]) -> Iterator[_Item]:
+    for table in state.tables.values():
+        for key, field, slot in table.places():
+            for dot, _, stamp in as_siblings(slot):
+                if stamp.expires_at_us is not None and stamp.replica in origins:
+                    yield stamp.expires_at_us, dot, table.space, table.datatype, key, field

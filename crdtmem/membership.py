@@ -78,6 +78,7 @@ class Membership:
         self._as_new: set[int] = set()
         self._configured: set[int] = set()
         self._sponsored: set[int] = set()
+        self._inherited: set[int] = set()
         self._greeted: dict[int, Hello] = {}
         self._must_react = False
         self._is_member = False
@@ -276,6 +277,7 @@ class Membership:
         operations, consequences = self.evictions.react(self.epoch, replica.state.vector)
         for gone, last in self.epoch.settled.items():
             replica.inbox.settle(gone, last)
+        self._inherit()
         effects: list[Effect] = []
         for consequence in consequences:
             if isinstance(consequence, SetCut):
@@ -290,6 +292,14 @@ class Membership:
         elif operations:
             effects += self._write(operations, now_us)
         return effects
+
+    def _inherit(self) -> None:
+        """As the heir of those whose eviction is final, see to what they left to expire."""
+        if self._is_member and self.epoch.lowest_live_member() == self.own:
+            left = self.epoch.settled.keys() - self._inherited
+            if left:
+                self._inherited |= left
+                self.replica.expiry.inherit(self.replica.state, left)
 
     def propose(self, victim: int, *, forced: bool, now_us: int) -> list[Effect]:
         """Propose to evict a member. Raises ``LocalError``s; see ``Evictions.propose``."""

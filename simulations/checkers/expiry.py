@@ -5,8 +5,9 @@ entry that is never removed keeps its memory, and one that is removed too early 
 for longer.
 
 Idea: a removal that no client asked for, of an entry with a lifetime, comes from the entry's
-own origin, and not before its time by that origin's clock. At the end, what expired
-well before is no longer held, if its origin lives.
+own origin, or from another once the origin's eviction is final, and not before its time by
+the remover's clock. At the end, what expired well before is no longer held, if its origin
+lives, or its origin's heir: the lowest live member.
 
 Invariants: that readings at equal moments agree is ``agreement``'s, that they show nothing
 expired ``reads``'s to check.
@@ -30,14 +31,20 @@ class Expiry(Checker):
     """See the module."""
 
     name = "expiry"
-    about = "what expires is removed by its origin, not too early, and in the end"
+    about = "what expires is removed by its origin or heir, not too early, and in the end"
 
     def __init__(self, world: World, history: History) -> None:
         super().__init__(world, history)
         self._new_batches = Tail(history.log)
+        self._gone: set[int] = set()
+
+    def started(self, machine: Machine) -> None:
+        """Note whose eviction is final to it."""
+        self._gone |= machine.engine.epoch.settled.keys()
 
     def published(self, machine: Machine) -> None:
         """Look at the removals since."""
+        self._gone |= machine.engine.epoch.settled.keys()
         self._look()
 
     def finished(self) -> None:
@@ -46,7 +53,9 @@ class Expiry(Checker):
         origins = {m.engine.replica_id: m for m in self.world.up()}
         for machine in self.world.up():
             for _, key, _, (dot, _, stamp) in machine.engine.state.entries():
-                origin = origins.get(dot >> SEQUENCE_BITS)
+                epoch, writer = machine.engine.epoch, dot >> SEQUENCE_BITS
+                heir = epoch.lowest_live_member() if writer in epoch.settled else None
+                origin = origins.get(writer if heir is None else heir)
                 if stamp.expires_at_us is None or origin is None:
                     continue
                 if stamp.expires_at_us + _GRACE_US < origin.clock.now_us():
@@ -66,10 +75,12 @@ class Expiry(Checker):
             if expires_at_us is None or found is None:
                 continue
             own = dot >> SEQUENCE_BITS == written.first >> SEQUENCE_BITS
-            if own and expires_at_us > written.physical_us:
+            others_may = found[0].datatype in _COLLECTIBLE
+            inherited = not own and not others_may and dot >> SEQUENCE_BITS in self._gone
+            if (own or inherited) and expires_at_us > written.physical_us:
                 words = f"{unpack_dot(dot)} was removed before it expired"
                 raise self.fail(words)
-            if not own and found[0].datatype not in _COLLECTIBLE and dot & SEQUENCE_MASK:
+            if not own and not inherited and not others_may and dot & SEQUENCE_MASK:
                 words = f"{unpack_dot(dot)} was removed as expired by another than its origin"
                 raise self.fail(words)
 
