@@ -1,0 +1,314 @@
+"""One probe, from the ping to its verdict, and probes made in another's stead.
+
+Problem: whether a member is there is asked for four reasons (its turn, a suspicion, news that
+needs proof, a search), and each time datagrams may be lost, blocked one way, or late.
+
+Idea: one procedure. A ping by datagram; after the timeout, if there was no answer, helpers
+are asked to ping and the same question goes over a stream; at the verdict's time there was
+an answer or not. Who asks gives two functions: what to do with an answer, what with silence.
+A helper sends a negative acknowledgement at four fifths of its timeout, which says that the
+helper at least is well (Lifeguard).
+
+Invariants: a sequence is drawn from 63 random bits, so that only who saw the ping can answer;
+an answer must come from the member meant, unless a helper relays it; each probe ends in
+exactly one of answer, silence, void; probes and relays are bounded.
+
+Source: SWIM, section 3.1; Lifeguard, section IV-A.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from gossip.errors import Malformed
+from gossip.frames import AckFrame, Frame, PingFrame
+from gossip.members import Member
+from gossip.messages import Ack, Dead, Nack, Ping, PingRequest, Record, Stamp, State, Suspect
+from gossip.pool import Pool
+
+__all__ = ["Answered", "Probe", "Prober"]
+
+_PROBES: Final = 512
+_RELAYS: Final = 256
+_SPENT: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What a probe was answered: the answerer's word, its record where it came at first hand,
+    whether the answer came straight from it, and whether over a stream."""
+
+    stamp: Stamp
+    record: Record | None
+    direct: bool
+    streamed: bool = False
+
+
+@dataclass(slots=True)
+class Probe:
+    """A question that is out. ``member`` is 0 where whoever is at the address is meant."""
+
+    member: int
+    address: str
+    on_answer: Callable[[Probe, Answered], None]
+    on_silence: Callable[[Probe], None]
+    timeout_us: int
+    verdict_us: int
+    """Both are durations from the ping."""
+    whoever: bool = False
+    """Whether the answerer shall say who it is: its answer then brings its record."""
+    helpers: int = 0
+    stream: bool = False
+    voidable: bool = True
+    """Whether a late timer ends it without a verdict."""
+    before: Suspect | Dead | None = None
+    """What the one probed is told first: what is believed of it."""
+
+    sequence: int = 0
+    sent_us: int = 0
+    sent_wall_us: int = 0
+    asked: int = 0
+    nacks: int = 0
+    refused: bool = False
+    streamed: Answered | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Relay:
+    sequence: int
+    target: int
+    reply_to: str
+
+
+class Prober:
+    """The probes of one pool that are out."""
+
+    def __init__(self, pool: Pool, late: Callable[[Member, Stamp], None]) -> None:
+        """``late`` is told of answers that came after the verdict."""
+        self._pool = pool
+        self._late = late
+        self._open: dict[int, Probe] = {}
+        self._relays: dict[int, _Relay] = {}
+        self._spent: OrderedDict[int, int] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._open) + len(self._relays)
+
+    def put(self, probe: Probe) -> bool:
+        """Send a question; say whether there was room for it."""
+        pool = self._pool
+        if len(self._open) >= _PROBES or not probe.address:
+            pool.refuse("probes")
+            return False
+        probe.sequence = pool.chance.getrandbits(63) | 1 << 63
+        probe.sent_us, probe.sent_wall_us = pool.now_us, pool.wall_us
+        self._open[probe.sequence] = probe
+        pool.agenda.set(("timeout", probe.sequence), pool.now_us + probe.timeout_us)
+        ping = self._ping(probe)
+        messages = (ping,) if probe.before is None else (probe.before, ping)
+        pool.send(probe.address, *messages)
+        return True
+
+    def _ping(self, probe: Probe) -> Ping:
+        pool = self._pool
+        target = 0 if probe.whoever else probe.member
+        wall_us = max(0, probe.sent_wall_us)
+        return Ping(probe.sequence, target, pool.address, wall_us, pool.annotation)
+
+    def withdraw(self, probe: Probe) -> None:
+        """Ask no longer; a later answer is still taken for a sign of life."""
+        if self._open.pop(probe.sequence, None) is None:
+            return
+        self._pool.agenda.cancel(("timeout", probe.sequence))
+        self._pool.agenda.cancel(("verdict", probe.sequence))
+        if probe.member:
+            self._spent[probe.sequence] = probe.member
+            if len(self._spent) > _SPENT:
+                self._spent.popitem(last=False)
+
+    # -------------------------------------------------------------- deadlines
+
+    def timeout(self, sequence: int) -> None:
+        """Ask others, and over a stream: the datagram had no answer in time."""
+        probe = self._open.get(sequence)
+        if probe is None:
+            return
+        pool = self._pool
+        pool.agenda.set(("verdict", sequence), probe.sent_us + probe.verdict_us)
+        if probe.helpers:
+            self._ask_helpers(probe)
+        if probe.stream and pool.config.stream_probes:
+            frame = PingFrame(self._ping(probe))
+
+            def answered(frame: Frame | None, refused: bool) -> None:
+                self._stream_ended(probe, frame, refused)
+
+            if pool.exchange(probe.address, frame, 2 * probe.verdict_us, answered):
+                pool.counters.stream_probes += 1
+
+    def _ask_helpers(self, probe: Probe) -> None:
+        pool = self._pool
+
+        def fit(entry: Member) -> bool:
+            return (
+                entry.state is State.ALIVE
+                and entry.record.member != probe.member
+                and not entry.degraded
+                and not entry.damping.damped(pool.now_us)
+            )
+
+        request = PingRequest(probe.sequence, probe.member, probe.address, pool.address)
+        for helper in pool.table.pick(pool.chance, probe.helpers, fit):
+            probe.asked += 1
+            pool.counters.indirect_probes += 1
+            pool.send(helper.address, request)
+
+    def verdict(self, sequence: int) -> None:
+        """End a probe: with what the stream brought, or with silence."""
+        probe = self._open.get(sequence)
+        if probe is None:
+            return
+        self.withdraw(probe)
+        if probe.streamed is not None:
+            self._spent.pop(sequence, None)
+            probe.on_answer(probe, probe.streamed)
+        else:
+            probe.on_silence(probe)
+
+    def void(self) -> int:
+        """End what a late timer makes worthless, and give the rest its time anew."""
+        pool, voided = self._pool, 0
+        for probe in list(self._open.values()):
+            if probe.voidable:
+                self.withdraw(probe)
+                voided += 1
+            else:
+                pool.agenda.cancel(("timeout", probe.sequence))
+                due_us = pool.now_us + max(probe.timeout_us, probe.verdict_us - probe.timeout_us)
+                pool.agenda.set(("verdict", probe.sequence), due_us)
+        pool.counters.probes_voided += voided
+        return voided
+
+    # -------------------------------------------------------------- answers
+
+    def ack(self, ack: Ack, sender: Stamp, record: Record | None) -> None:
+        """Take an answer by datagram; ``record`` is the sender's own, if it came along."""
+        pool = self._pool
+        relay = self._relays.get(ack.sequence)
+        if relay is not None:
+            if sender.member == ack.stamp.member == relay.target:
+                self._end_relay(ack.sequence)
+                answer = Ack(relay.sequence, ack.stamp, 0, 0, None, ack.annotation)
+                pool.send(relay.reply_to, answer)
+            return
+        direct = sender.member == ack.stamp.member
+        probe = self._open.get(ack.sequence)
+        if probe is None:
+            self._take_late(ack, direct)
+            return
+        if (probe.member not in (0, ack.stamp.member) and not probe.whoever) or (
+            not direct and not probe.asked
+        ):
+            pool.refuse("answer")
+            return
+        pool.counters.acks += 1
+        self.withdraw(probe)
+        self._spent.pop(ack.sequence, None)
+        if direct:
+            self._measure(probe, ack)
+        probe.on_answer(probe, Answered(ack.stamp, record if direct else None, direct))
+
+    def _take_late(self, ack: Ack, direct: bool) -> None:
+        pool = self._pool
+        if not direct or self._spent.pop(ack.sequence, None) != ack.stamp.member:
+            pool.refuse("sequence")
+            return
+        pool.counters.late_acks += 1
+        entry = pool.table.get(ack.stamp.member)
+        if entry is not None:
+            self._late(entry, ack.stamp)
+
+    def _measure(self, probe: Probe, ack: Ack) -> None:
+        pool = self._pool
+        entry = pool.table.get(ack.stamp.member)
+        elapsed_us = pool.now_us - probe.sent_us
+        if entry is None or not ack.sent_us:
+            return
+        entry.trips.add(
+            elapsed_us=elapsed_us, sent_us=probe.sent_wall_us, heard_us=ack.heard_us,
+            answered_us=ack.sent_us, received_us=pool.wall_us,
+        )  # fmt: skip
+        if ack.coordinate is None or elapsed_us <= 0:
+            return
+        try:
+            pool.place.update(ack.coordinate, elapsed_us)
+        except Malformed:
+            pool.refuse("coordinate")
+            return
+        entry.coordinate = ack.coordinate
+
+    def nack(self, sequence: int) -> None:
+        """Take a helper's word that it tried."""
+        probe = self._open.get(sequence)
+        if probe is not None and probe.nacks < probe.asked:
+            probe.nacks += 1
+            self._pool.counters.nacks += 1
+
+    def _stream_ended(self, probe: Probe, frame: Frame | None, refused: bool) -> None:
+        pool = self._pool
+        probe.refused = probe.refused or refused
+        body = frame.body if frame is not None else None
+        if not isinstance(body, AckFrame):
+            return
+        stamp = body.ack.stamp
+        named = probe.whoever or stamp.member == probe.member
+        if body.ack.sequence != probe.sequence or body.record.stamp != stamp or not named:
+            pool.refuse("answer")
+            return
+        found = Answered(stamp, body.record, direct=True, streamed=True)
+        if probe.sequence not in self._open:
+            entry = pool.table.get(stamp.member)
+            if entry is not None:
+                self._late(entry, stamp)
+        elif probe.voidable:
+            # A datagram may still come, and says more: that datagrams do.
+            probe.streamed = found
+        else:
+            self.withdraw(probe)
+            probe.on_answer(probe, found)
+
+    # -------------------------------------------------------------- in another's stead
+
+    def relay(self, request: PingRequest) -> None:
+        """Probe for another member."""
+        pool = self._pool
+        if len(self._relays) >= _RELAYS or not request.target or not request.reply_to:
+            pool.refuse("relays")
+            return
+        sequence = pool.chance.getrandbits(63) | 1 << 63
+        self._relays[sequence] = _Relay(request.sequence, request.target, request.reply_to)
+        pool.counters.relayed += 1
+        pool.agenda.set(("nack", sequence), pool.now_us + pool.config.probe_timeout_us * 4 // 5)
+        pool.agenda.set(("relay", sequence), pool.now_us + pool.config.probe_interval_us)
+        wall_us = max(0, pool.wall_us)
+        ping = Ping(sequence, request.target, pool.address, wall_us, pool.annotation)
+        pool.send(request.address, ping)
+
+    def relay_nack(self, sequence: int) -> None:
+        """Tell whom one probes for that there was no answer yet."""
+        relay = self._relays.get(sequence)
+        if relay is not None:
+            self._pool.send(relay.reply_to, Nack(relay.sequence))
+
+    def end_relay(self, sequence: int) -> None:
+        """Probe no longer for another."""
+        if sequence in self._relays:
+            self._end_relay(sequence)
+
+    def _end_relay(self, sequence: int) -> None:
+        del self._relays[sequence]
+        self._pool.agenda.cancel(("nack", sequence))
+        self._pool.agenda.cancel(("relay", sequence))
