@@ -50,7 +50,7 @@ IMPURE = frozenset({
     "__main__", "chains", "checkpointing", "cli", "client", "client_stream", "config", "control",
     "control_path", "demo", "editing", "executor", "importer", "integrations", "memory", "node",
     "node_verbs",
-    "peers", "recovery", "relay", "rescuing", "retirement", "runtime", "server", "services",
+    "peers", "recovery", "datagram_relay", "relay", "rescuing", "retirement", "runtime", "server", "services",
     "settings", "store", "synchronous", "verbs", "wall",
 })  # fmt: skip
 
