@@ -348,13 +348,16 @@ def _space_name(name: Any) -> SpaceName:
 
 
 def _dots(numbers: Any, replicas: tuple[int, ...]) -> tuple[int, ...]:
+    if type(numbers) is tuple and len(numbers) == 2:
+        # Most by far: who writes what another wrote last.
+        index, sequence = numbers
+        _check(type(index) is type(sequence) is int and index >= 0 <= sequence, "a list of dots")
+        return (replicas[index] << SEQUENCE_BITS | sequence,)
     _check(
         type(numbers) is tuple and set(map(type, numbers)) <= _INT_ONLY and len(numbers) % 2 == 0,
         "a list of dots",
     )
     _check(not numbers or min(numbers) >= 0, "a list of dots")
-    if len(numbers) == 2:
-        return (replicas[numbers[0]] << SEQUENCE_BITS | numbers[1],)
     pairs = zip(numbers[::2], numbers[1::2], strict=True)
     return tuple([replicas[index] << SEQUENCE_BITS | sequence for index, sequence in pairs])
 

@@ -129,7 +129,7 @@ class Sync:
             Pong: self._pong,
             Evicted: self._evicted,
             Hurry: lambda session, _, now_us: self.telling.hurry(session, now_us),
-            Hears: self._hears,
+            Hears: self.telling.hears,
             SnapshotRequest: self.outbound.request,
             SnapshotOffer: self.inbound.offered,
             SnapshotChunk: self.inbound.chunk,
@@ -336,10 +336,6 @@ class Sync:
         # Who asks lives on our news: what it is not told of, it cannot ask for.
         served = self.outflow.request(session, message)
         return [*served, *self.telling.hurry(session, now_us)]
-
-    def _hears(self, session: Session, message: Hears, _: int) -> list[Effect]:
-        session.hears = (session.hears | message.gained) - message.lost
-        return []
 
     def _credit(self, session: Session, message: Credit, now_us: int) -> list[Effect]:
         if session.credit_out + message.granted_bytes > _CREDIT_BYTES:

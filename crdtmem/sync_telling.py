@@ -28,6 +28,7 @@ from typing import Final
 
 from crdtmem.causality import VersionVector
 from crdtmem.effects import Effect
+from crdtmem.errors import MalformedFrame
 from crdtmem.messages import Acknowledge, Hears, Hurry
 from crdtmem.sync_host import SyncConfig, SyncHost
 from crdtmem.sync_session import Session
@@ -37,6 +38,7 @@ __all__ = ["NEVER_US", "Telling"]
 NEVER_US: Final = 1 << 62
 """Later than any time there is."""
 
+_HEARD: Final = 100_000
 _RELAYED_NUMBERS: Final = 4_096
 """How much of others' vectors one acknowledgement carries: all of them, up to 64 members."""
 
@@ -139,6 +141,13 @@ class Telling:
     def links_changed(self) -> None:
         """Take note that a peer came or went: others will be told whom we hear now."""
         self._heard = None
+
+    def hears(self, session: Session, message: Hears, _: int) -> list[Effect]:
+        """A peer says whom it hears itself; raises ``MalformedFrame`` where that is too many."""
+        session.hears = (session.hears | message.gained) - message.lost
+        if len(session.hears) > _HEARD:
+            raise MalformedFrame(f"a peer that hears more than {_HEARD} others")
+        return []
 
     def _say_whom_we_hear(self, session: Session) -> list[Effect]:
         if self._heard is None:

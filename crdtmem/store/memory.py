@@ -175,7 +175,17 @@ class MemoryStore:
         changed = bool(pending.metadata or pending.claims_identity)
         disk.position = Position(pending.last_ordinal, disk.position.revision + changed)
         if disk.mark is not None:
-            disk.mark = replace(disk.mark, position=disk.position)
+            # Field by field, as each commit does it: ``replace`` takes six times as long.
+            mark, position = disk.mark, disk.position
+            disk.mark = Mark(
+                mark.generation,
+                mark.boot,
+                mark.token,
+                mark.next_token,
+                position,
+                mark.settled,
+                mark.clean,
+            )
 
     def tidy(self) -> None:
         """Nothing is put off here."""

@@ -4,8 +4,9 @@ Each row is the processor time that one simulated second takes (of one core: not
 it); its ratio to a second is how many times faster than real time the world runs. All worlds
 write 100 register values a second in all, spread over all nodes in turn, on disks that need a
 millisecond for an fsync, in regions at their real distances. *Eager* worlds have production's
-settings: every transaction is committed at once, and acknowledged to every peer within 10 ms.
-*Grouped* ones commit once a second, and acknowledge as often. Larger clusters are rings with two
+settings: every transaction is committed at once, and acknowledged to every peer within a quarter
+of a second. *Grouped* ones commit once a second, and acknowledge as often. Each cluster is timed
+once it has been founded and has come to rest. Larger clusters are rings with two
 chords per node, where most of what a node hears was *relayed*: they commit at once, and acknowledge
 once a second.
 """

@@ -160,6 +160,19 @@ def test_who_does_not_say_whom_it_hears_is_told_everything() -> None:
     assert any(1 in message.relayed for message in to_c)
 
 
+def test_a_peer_cannot_fill_our_memory_with_whom_it_hears() -> None:
+    cluster = made(1, 2)
+    a, b = cluster.nodes
+    cluster.mesh()
+    cluster.pass_s(1)
+    (session,) = b.sync.sessions.values()
+    for turn in range(3):
+        ids = frozenset(range(turn * 40_000 + 1, (turn + 1) * 40_000 + 1))
+        b.run([session.send(Hears(ids, frozenset()))])
+    cluster.pass_s(1)
+    assert [type(error).__name__ for error in a.disconnects] == ["MalformedFrame"]
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_nothing_is_told_while_nothing_changes(seed: int) -> None:
     cluster = Cluster(seed)
