@@ -20,6 +20,7 @@ __all__ = [
     "Deliver",
     "Effect",
     "Exchange",
+    "KeyringChanged",
     "MemberChanged",
     "Remember",
     "SendDatagram",
@@ -96,6 +97,13 @@ class Remember:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyringChanged:
+    """Keep the key ring (``Keyring.dump``) durably, and readable by its owner only."""
+
+    dump: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Warn:
     """Something that an operator should see: a stable name, a sentence, plain details."""
 
@@ -104,4 +112,14 @@ class Warn:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-Effect = SendDatagram | Exchange | Answer | MemberChanged | Annotated | Deliver | Remember | Warn
+Effect = (
+    SendDatagram
+    | Exchange
+    | Answer
+    | MemberChanged
+    | Annotated
+    | Deliver
+    | Remember
+    | KeyringChanged
+    | Warn
+)

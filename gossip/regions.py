@@ -23,11 +23,15 @@ from gossip.views import RegionView, Row
 if TYPE_CHECKING:
     from random import Random
 
-__all__ = ["Fetch", "Regions"]
+__all__ = ["REPEAT_US", "Fetch", "Regions"]
+
+REPEAT_US: Final = 60_000_000
+"""How often everything is announced again."""
 
 _REGIONS: Final = 256
 _TRIES: Final = 4
 _AGAIN_US: Final = 2_000_000
+_SILENCE_US: Final = 3 * REPEAT_US
 
 
 @dataclass(slots=True)
@@ -83,14 +87,22 @@ class Regions:
 
     # ------------------------------------------------------------------ learning
 
-    def hear(self, said: Announcement, *, wide: bool) -> Fetch | None:
-        """Take an announcement; return what to fetch now, if anything."""
+    def hear(self, said: Announcement, now_us: int, *, first: int, wide: bool) -> Fetch | None:
+        """Take an announcement; return what to fetch now, if anything.
+
+        ``first`` is who should speak for that region. Once it does, nobody else is listened to
+        (a second one may know less), unless it has not been heard for long.
+        """
         view = self.others.get(said.region)
         if view is None:
             if len(self.others) >= _REGIONS or said.region == self.own.region:
                 self.refused += 1
                 return None
             view = self.others[said.region] = RegionView(said.region)
+        if said.author == view.author:
+            view.heard_us = now_us
+        elif view.author == first and now_us - view.heard_us < _SILENCE_US:
+            return None
         out = self._fetches.get(said.region)
         if out is not None:
             out.later, out.later_wide = said, wide
@@ -115,17 +127,22 @@ class Regions:
             fetch.tries += 1
             if fetch.tries < _TRIES:
                 fetch.due_us = now_us + self._chance.randint(_AGAIN_US // 2, _AGAIN_US)
-            else:
-                self._end(fetch)
-            return set(), None
+                return set(), None
+            return set(), self._end(fetch)
         held = self.others.setdefault(region, RegionView(region))
         room = self._members - sum(map(len, self.others.values()))
         changed = held.follow(view, max(0, room))
+        held.heard_us = now_us
         return changed, self._end(fetch)
 
     def _end(self, fetch: Fetch) -> Fetch | None:
         del self._fetches[fetch.region]
-        return None if fetch.later is None else self.hear(fetch.later, wide=fetch.later_wide)
+        if fetch.later is None:
+            return None
+        request = self.others[fetch.region].wants(fetch.later)
+        if request is None:
+            return None
+        return self.fetch(request, fetch.later.author, wide=fetch.later_wide)
 
     def next_deadline_us(self) -> int | None:
         """Return when a failed fetch is due again."""

@@ -59,6 +59,8 @@ class RegionView:
         """Whose announcements are followed; 0 where this is first hand, or nobody's yet."""
         self.author_generation = 0
         self.author_number = 0
+        self.heard_us = 0
+        """When that author was last heard of this view."""
         self._rows: dict[int, Row] = {}
         self._gone: OrderedDict[int, int] = OrderedDict()
         self._floor = 0
