@@ -7,7 +7,9 @@ cut by closing its sockets is the kindest of all failures.
 Idea: a relay listens where a node believes its peer to be, and carries bytes
 between the two. Each direction of each connection is a queue of chunks with the
 time at which they are due: sent when the link was free (bandwidth), plus the
-one-way latency, plus jitter, but never before the chunk ahead of them. A *cut*
+one-way latency, plus jitter, but never before the chunk ahead of them. What is *lost* is
+sent again after a pause that doubles, as TCP does it, and holds up all behind it. The shape
+may change at any time, for what is read from then on. A *cut*
 direction holds what it has and says nothing: both ends keep open sockets and hear
 silence, as across a lost route. After ``heal`` what was held arrives, in order, as
 TCP's retransmission would bring it. ``reset`` is the other failure: every
@@ -54,7 +56,8 @@ _END: Final = b""
 class LinkShape:
     """What a link does to what it carries, per direction.
 
-    ``latency_ms`` is one-way; each chunk is late by up to ``jitter_ms`` more;
+    ``latency_ms`` is one-way; each chunk is late by up to ``jitter_ms`` more; ``loss`` is the
+    probability that it has to be sent again, after ``resend_ms``, doubled each time;
     ``bandwidth_bytes_per_s`` 0 is unlimited; ``buffer_bytes`` is what one direction of one
     connection may have in flight before its sender has to wait.
     """
@@ -63,10 +66,14 @@ class LinkShape:
     jitter_ms: float = 0.0
     bandwidth_bytes_per_s: int = 0
     buffer_bytes: int = 4 * 1024 * 1024
+    loss: float = 0.0
+    resend_ms: float = 200.0
 
     def __post_init__(self) -> None:
-        if min(self.latency_ms, self.jitter_ms, self.bandwidth_bytes_per_s) < 0:
+        if min(self.latency_ms, self.jitter_ms, self.bandwidth_bytes_per_s, self.resend_ms) < 0:
             raise ConfigError("a link's latency, jitter or bandwidth is negative", hint="use 0")
+        if not 0 <= self.loss < 1:
+            raise ConfigError("a link's loss is a probability below 1", hint="cut it instead")
         if self.buffer_bytes < 1:
             raise ConfigError("a link without a buffer carries nothing", hint="use 1 or more")
 
@@ -82,9 +89,10 @@ class LinkTotals:
 
 
 class _Gate:
-    """Whether a direction lets bytes through; shared by all its connections."""
+    """Whether a direction lets bytes through, and how; shared by all its connections."""
 
-    def __init__(self) -> None:
+    def __init__(self, shape: LinkShape) -> None:
+        self.shape = shape
         self.is_open = asyncio.Event()
         self.is_open.set()
 
@@ -97,13 +105,11 @@ class _Pump:
         source: asyncio.StreamReader,
         sink: asyncio.StreamWriter,
         gate: _Gate,
-        shape: LinkShape,
         chance: random.Random,
     ) -> None:
         self._source = source
         self._sink = sink
         self._gate = gate
-        self._shape = shape
         self._chance = chance
         self._queue: deque[tuple[float, bytes]] = deque()
         self._held_bytes = 0
@@ -121,7 +127,7 @@ class _Pump:
     async def _read(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            while self._held_bytes >= self._shape.buffer_bytes:
+            while self._held_bytes >= self._gate.shape.buffer_bytes:
                 self._changed.clear()
                 await self._changed.wait()
             try:
@@ -137,12 +143,17 @@ class _Pump:
 
     def _due_s(self, now_s: float, size: int) -> float:
         """Return when a chunk that was read now arrives: never before the one ahead of it."""
-        shape = self._shape
+        shape = self._gate.shape
         sent_s = max(now_s, self._free_at_s)
         if shape.bandwidth_bytes_per_s:
             sent_s += size / shape.bandwidth_bytes_per_s
         self._free_at_s = sent_s
         late_ms = shape.latency_ms + self._chance.uniform(0.0, shape.jitter_ms)
+        resend_ms = shape.resend_ms
+        # Drawn only where there is loss: other links keep the jitter of their seed.
+        while shape.loss and self._chance.random() < shape.loss:
+            late_ms += resend_ms
+            resend_ms *= 2
         self._last_due_s = max(self._last_due_s, sent_s + late_ms / 1000)
         return self._last_due_s
 
@@ -186,7 +197,7 @@ class Relay:
     _tasks: set[asyncio.Task[None]] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
-        self._gates = {FORWARD: _Gate(), BACKWARD: _Gate()}
+        self._gates = {FORWARD: _Gate(self.shape), BACKWARD: _Gate(self.shape)}
         self._chance = random.Random(self.seed)  # noqa: S311 - jitter, reproducible on purpose
 
     async def __aenter__(self) -> Relay:
@@ -218,6 +229,12 @@ class Relay:
     def connections(self) -> int:
         """How many connections are open now."""
         return len(self._tasks)
+
+    def reshape(self, shape: LinkShape) -> None:
+        """Let the link be another from now on; what is under way arrives as it was to."""
+        self.shape = shape
+        for gate in self._gates.values():
+            gate.shape = shape
 
     def cut(self, direction: Direction = BOTH) -> None:
         """Let nothing through any more; every socket stays open and silent."""
@@ -267,8 +284,8 @@ class Relay:
             for gate in self._gates.values():
                 await gate.is_open.wait()
             far, target = await asyncio.open_connection(self.host, self.port, limit=_CHUNK_BYTES)
-            forward = _Pump(reader, target, self._gates[FORWARD], self.shape, self._chance)
-            backward = _Pump(far, writer, self._gates[BACKWARD], self.shape, self._chance)
+            forward = _Pump(reader, target, self._gates[FORWARD], self._chance)
+            backward = _Pump(far, writer, self._gates[BACKWARD], self._chance)
             async with asyncio.TaskGroup() as group:
                 group.create_task(forward.run())
                 group.create_task(backward.run())

@@ -20,7 +20,7 @@ import base64
 import contextlib
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,7 +32,7 @@ from crdtmem.crdt.document import updates_of
 from crdtmem.crdt.updates import materialise
 from crdtmem.demo.cluster import RegionNode, until
 from crdtmem.entries import unpack_dot
-from crdtmem.errors import CrdtmemError
+from crdtmem.errors import CrdtmemError, Unreachable
 from crdtmem.handles import WriteOptions
 from crdtmem.policy import Policy
 from crdtmem.relay import BACKWARD, FORWARD, LinkShape, Relay
@@ -40,6 +40,7 @@ from crdtmem.replica import Committed
 from crdtmem.settings import parse_address
 from crdtmem.transaction import Operation, Options, Transaction
 from simulations.client import ROOT
+from simulations.errors import BadPlan
 from simulations.regions import one_way_us
 from simulations.steps import Step
 
@@ -55,18 +56,28 @@ class Processes:
     """The nodes and links of a stage, by the names of its machines."""
 
     def __init__(self, places: Mapping[str, str], folder: Path, pace: float) -> None:
-        self.regions = dict(places)
-        self.nodes = {name: RegionNode(region, folder) for name, region in places.items()}
+        self.regions: dict[str, str] = {}
+        self.nodes: dict[str, RegionNode] = {}
         self.relays: dict[tuple[str, str], Relay] = {}
-        self._peers: dict[str, list[str]] = {name: [] for name in places}
-        for name, node in self.nodes.items():
-            node.folder = folder / name
-        names = list(places)
-        for number, dialler in enumerate(names):
-            for target in names[:number]:
-                latency_ms = one_way_us(places[dialler], places[target]) * pace / 1_000
-                shape = LinkShape(latency_ms=latency_ms)
-                self.relays[dialler, target] = Relay("127.0.0.1", 0, shape, seed=number)
+        self._folder, self._pace = folder, pace
+        self._peers: dict[str, list[str]] = {}
+        for name, region in places.items():
+            self._place(name, region)
+
+    def _place(self, name: str, region: str) -> None:
+        """Make a node, not started, and its links to all that are there before it."""
+        node = self.nodes[name] = RegionNode(region, self._folder)
+        node.folder = self._folder / name
+        for number, target in enumerate(self.regions):
+            shape = self._usual(name, target, region)
+            self.relays[name, target] = Relay("127.0.0.1", 0, shape, seed=number)
+        self.regions[name] = region
+        self._peers[name] = []
+
+    def _usual(self, dialler: str, target: str, region: str = "") -> LinkShape:
+        """Return what the link between two machines is like where nothing is wrong with it."""
+        here, there = region or self.regions[dialler], self.regions[target]
+        return LinkShape(latency_ms=one_way_us(here, there) * self._pace / 1_000)
 
     async def start(self) -> None:
         """Start everything; the first machine founds, the others join it."""
@@ -85,6 +96,17 @@ class Processes:
         await until(self._all_are_members, "membership of all", timeout_s=_START_S)
         for relay in self.relays.values():
             relay.heal()
+
+    async def add(self, name: str, region: str) -> None:
+        """Add a machine that dials all others, and start it; it joins when it can."""
+        self._place(name, region)
+        for (dialler, target), relay in self.relays.items():
+            if dialler == name:
+                ready = self.nodes[target].ready
+                relay.port = parse_address(ready["listen"])[1]
+                await relay.start()
+                self._peers[name].append(f"127.0.0.1:{relay.listening_port}")
+        await self.begin(name)
 
     async def begin(self, name: str) -> None:
         """Start one node, and point the relays that lead to it at its port."""
@@ -133,16 +155,52 @@ class Processes:
         else:
             self.relays[listener, speaker].cut(BACKWARD)
 
+    def spoil(self, one: str, other: str, wrong: Mapping[str, float]) -> None:
+        """Let a link be bad both ways; times and rates are the scenario's, before its pace.
+
+        Raises ``BadPlan`` for what a relay cannot do: it carries streams, which know no
+        harmed, doubled or overtaking pieces.
+        """
+        relay = self.relays.get((one, other)) or self.relays[other, one]
+        shape = relay.shape
+        for name, value in wrong.items():
+            if name == "loss":
+                shape = replace(shape, loss=value)
+            elif name == "latency_ms":
+                shape = replace(shape, latency_ms=value * self._pace)
+            elif name == "jitter_ms":
+                shape = replace(shape, jitter_ms=value * self._pace)
+            elif name == "kib_per_s":
+                shape = replace(shape, bandwidth_bytes_per_s=int(value * 1024 / self._pace))
+            else:
+                raise BadPlan(f"real links know nothing of {name}: play it in the simulator")
+        relay.reshape(shape)
+
     def heal(self) -> None:
-        """Let everything through."""
-        for relay in self.relays.values():
+        """Let everything through, as it was."""
+        for (dialler, target), relay in self.relays.items():
+            relay.reshape(self._usual(dialler, target))
             relay.heal()
+
+    async def evict(self, replica: int, by: str, *, forced: bool) -> None:
+        """Give up a member for good, as ``crdtmem evict`` does. Raises ``CrdtmemError``s."""
+        await self.nodes[by].client.call("evict", (replica, forced))
 
     async def statuses(self) -> dict[str, dict[str, Any]]:
         """Return what each running node says of itself."""
         names = [name for name in self.nodes if self.is_up(name)]
-        found = await asyncio.gather(*(self.nodes[name].status() for name in names))
+        found = await asyncio.gather(*(self._status(self.nodes[name]) for name in names))
         return dict(zip(names, found, strict=True))
+
+    async def _status(self, node: RegionNode) -> dict[str, Any]:
+        """Return a node's status; one that goes on under a new id has parted with its callers."""
+        try:
+            return await node.status()
+        except Unreachable:
+            node.check()
+            await self._forget(node)
+            node.watcher = await connect(node.url, retry=False)
+            return await node.status()
 
     async def _all_are_members(self) -> bool:
         statuses = (await self.statuses()).values()

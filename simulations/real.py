@@ -9,6 +9,9 @@ what the nodes do by their own clocks is as it is. Instead of omniscient checker
 are, at the end: equal vectors and digests everywhere, every acknowledged write joined
 everywhere, and equal answers for every place that was ever written, siblings included.
 
+Links are late, narrow and lossy as relays of streams can be: what is lost comes again,
+later. Who is given up comes back, if it runs, under another id in the same process.
+
 Invariants: no process and no file is left, whatever ends it; what a stage of processes
 cannot do is refused with ``BadPlan``, never passed over.
 """
@@ -27,7 +30,7 @@ from typing import Any, ClassVar, Final, NoReturn, TypeVar
 
 from crdtmem.codec import freeze, pack
 from crdtmem.crdt import DATATYPES
-from crdtmem.errors import NotCovered, Unreachable
+from crdtmem.errors import CrdtmemError, NotCovered, Unreachable
 from crdtmem.reading import Reading
 from simulations.errors import (
     BadPlan,
@@ -71,6 +74,8 @@ class RealStage(Stage):
         self._tasks: set[asyncio.Task[None]] = set()
         self._began_s = time.monotonic()
         self._loads = 0
+        self._ids: dict[str, int] = {}
+        self._given_up: set[int] = set()
 
     def __enter__(self) -> RealStage:
         return self
@@ -121,11 +126,13 @@ class RealStage(Stage):
         self._processes = Processes(self._places, self._folder, self.pace)
         self._agents = Agents(self._processes, self.tally)
         self._wait(self._processes.start())
+        self._look_up()
         self._began_s = time.monotonic()
 
     def add(self, name: str, region: str) -> None:
         """See ``Stage``."""
-        self._refuse("adding a machine")
+        self._places[name] = region
+        self._wait(self._cluster.add(name, region))
 
     @property
     def machines(self) -> list[str]:
@@ -230,8 +237,12 @@ class RealStage(Stage):
         self._cluster.heal()
 
     def links(self, whom: Whom, to: Whom | None = None, **wrong: float) -> None:
-        """See ``Stage``."""
-        self._refuse("changing links")
+        """See ``Stage``: loss, latency, jitter and width, of what is sent from now on."""
+        near = self.named(whom)
+        for one in near:
+            for other in self.others(near) if to is None else self.named(to):
+                if one != other:
+                    self._cluster.spoil(one, other, wrong)
 
     # ------------------------------------------------------------------ machines
 
@@ -307,7 +318,12 @@ class RealStage(Stage):
 
     def evict(self, victim: str, *, by: str, forced: bool = False) -> None:
         """See ``Stage``."""
-        self._refuse("evicting members")
+        self._look_up()
+        try:
+            self._wait(self._cluster.evict(self._ids[victim], by, forced=forced))
+        except CrdtmemError as refused:
+            raise BadPlan(f"{by} refuses to give {victim} up: {refused}") from refused
+        self._given_up.add(self._ids[victim])
 
     def upgrade(self, whom: Whom, version: int = 2) -> None:
         """See ``Stage``."""
@@ -317,7 +333,13 @@ class RealStage(Stage):
 
     def replica_id(self, machine: str) -> int:
         """See ``Stage``."""
-        return self._cluster.nodes[machine].client.replica_id
+        self._look_up()
+        return self._ids[machine]
+
+    def _look_up(self) -> None:
+        """Note under which id each running node writes; of one that died, the last is known."""
+        for name, status in self._wait(self._cluster.statuses()).items():
+            self._ids[name] = int(status["replica"], 16)
 
     def alarms(self, name: str) -> int:
         """See ``Stage``."""
@@ -388,7 +410,8 @@ class RealStage(Stage):
         for machine, node in self._cluster.nodes.items():
             vector = (await node.client.joined()).vector
             for replica, last in self.tally.acknowledged.items():
-                if vector.get(replica, 0) < last:
+                # Of who was given up, what lies beyond the cut is set aside to be rescued.
+                if replica not in self._given_up and vector.get(replica, 0) < last:
                     words = f"{machine} lacks what {replica:016x} acknowledged"
                     return SafetyViolation("acknowledged", words)
             for place in self.tally.places:

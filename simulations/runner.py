@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from simulations.checkers import CHECKERS, watch
+from simulations.checkers.base import is_maimed
 from simulations.client import Clients
 from simulations.errors import (
     BadPlan,
@@ -54,6 +55,9 @@ _PATIENCE_S: Final = 20.0
 _TENDING_S: Final = 10.0
 _SETTLE_S: Final = 8.0
 """After convergence, for what nodes do of themselves: collection, comparison, checkpoints."""
+
+_REPAIR_S: Final = 60.0
+"""Within this time what one replica lost must be restored to it: a few comparisons."""
 
 _EXIT_CODES: Final = {
     "pass": 0,
@@ -180,6 +184,7 @@ class Run:
         finish_evictions(world)
         world.run(_SETTLE_S)
         world.run_until(self._is_quiet, "lasting convergence", within_s=_SETTLE_S * 4)
+        world.run_until(self._is_whole, "repair of what was lost", within_s=_REPAIR_S)
         world.finished()
 
     def _tend(self) -> None:
@@ -201,6 +206,9 @@ class Run:
             and not self.history.waiting()
             and self.world.converged()
         )
+
+    def _is_whole(self) -> bool:
+        return not any(is_maimed(self.history, machine) for machine in self.world.up())
 
     # ------------------------------------------------------------------ verdict
 

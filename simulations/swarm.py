@@ -9,14 +9,21 @@ and how many, which workloads at what rate, which limits and budgets are tiny), 
 then the faults and steps themselves. Each choice has a generator of its own, so that
 two plans that differ in one are alike in the others.
 
+One seed in eight replays a recording of real events besides, and its plan names it.
+Recordings are not everywhere: where one is absent its steps are left out, and nothing else
+changes, because they are drawn from a generator of their own and come after all other
+clients. A plan that was saved holds its steps, and runs anywhere.
+
 Invariants: the same seed gives the same plan for ever, as long as the tables of faults
-and workloads do not change.
+and workloads do not change, and the recording that the plan names, if it names one.
 
 Source: Groce, Zhang, Eide, Chen and Regehr, "Swarm Testing" (ISSTA 2012).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from random import Random
 from typing import Any, Final
 
@@ -33,6 +40,9 @@ _SECOND: Final = 1_000_000
 _SIZES: Final = (2, 3, 3, 3, 4, 4, 5, 5, 6, 7)
 _STEPS: Final = 300
 """The most steps of a plan: what a seed may cost."""
+
+_RECORDED: Final = 1 / 8
+_RECORDED_STEPS: Final = 60
 
 _TINY: Final[dict[str, tuple[int, ...]]] = {
     "linger_us": (0, 0, 500, 5_000),
@@ -75,14 +85,15 @@ def draw_plan(seed: int) -> Plan:
     regions = {place.name: place.region for place in machines}
     shape = Shape(tuple(regions), regions, safety_us)
     workloads, steps = _steps(chance("swarm/workloads"), len(machines), safety_us)
+    recorded = _recorded(chance("swarm/recordings"), len(machines), safety_us)
     topology = chance("swarm/topology")
     return Plan(
         seed=seed,
         machines=machines,
         topology=topology.choice(("mesh",) * 8 + ("ring", "star")),
         config=_config(chance("swarm/config")),
-        workloads=workloads,
-        steps=steps,
+        workloads=(*workloads, *recorded),
+        steps=_merged(steps, recorded),
         injections=_injections(chance("swarm/faults"), shape),
         safety_us=safety_us,
     )
@@ -126,6 +137,28 @@ def _steps(
             found.append((moved.at_us, len(found), moved))
         first_client += clients
     return names, tuple(step for _, _, step in sorted(found, key=lambda item: item[:2]))
+
+
+def _recorded(random: Random, machines: int, safety_us: int) -> dict[str, list[Step]]:
+    """Draw whether there is a recording, which, and its steps; nothing where it is absent."""
+    name = random.choice(sorted(name for name, load in WORKLOADS.items() if load.needs))
+    if random.random() >= _RECORDED or not WORKLOADS[name].available:
+        return {}
+    clients = random.randint(1, 4)
+    rate_per_s = _RECORDED_STEPS * _SECOND / safety_us
+    drawn = WORKLOADS[name].steps(random, clients, machines, safety_us, rate_per_s)
+    return {name: drawn[:_RECORDED_STEPS]}
+
+
+def _merged(steps: tuple[Step, ...], recorded: Mapping[str, list[Step]]) -> tuple[Step, ...]:
+    """Return all steps in order of time; clients of recordings come after all others."""
+    first_client = 1 + max((step.client for step in steps), default=-1)
+    added = (
+        replace(step, client=step.client + first_client)
+        for drawn in recorded.values()
+        for step in drawn
+    )
+    return tuple(sorted((*steps, *added), key=lambda step: step.at_us))
 
 
 def _injections(random: Random, shape: Shape) -> tuple[Injection, ...]:

@@ -17,21 +17,26 @@ from simulations.checkers.budgets import Budgets
 from simulations.checkers.clocks import Clocks
 from simulations.checkers.conditions import Conditions
 from simulations.checkers.counters import Counters
+from simulations.checkers.crowding import Crowding
 from simulations.checkers.delivery import Delivery
+from simulations.checkers.documents import Documents
 from simulations.checkers.durability import Durability
 from simulations.checkers.expiry import Expiry
 from simulations.checkers.identities import Identities
 from simulations.checkers.joins import Joins
 from simulations.checkers.liveness import Liveness
+from simulations.checkers.membership import Membership
 from simulations.checkers.oracle import Oracle
 from simulations.checkers.reads import Reads
 from simulations.checkers.recovery import Recovery
 from simulations.checkers.rederivation import Rederivation
+from simulations.checkers.repair import Repair
 from simulations.checkers.resurrection import Resurrection
 from simulations.checkers.semantics import Semantics
 from simulations.checkers.sessions import Sessions
 from simulations.checkers.stability import Stability
 from simulations.checkers.transactions import Transactions
+from simulations.checkers.trust import Trust
 from simulations.checkers.unwritten import Unwritten
 from simulations.history import History
 from simulations.world import World
@@ -49,6 +54,8 @@ _ALL: Final[tuple[type[Checker], ...]] = (
     Reads,
     Transactions,
     Conditions,
+    Crowding,
+    Trust,
     Counters,
     Budgets,
     Identities,
@@ -57,9 +64,12 @@ _ALL: Final[tuple[type[Checker], ...]] = (
     Recovery,
     Rederivation,
     Joins,
+    Repair,
     Stability,
+    Membership,
     Expiry,
     Semantics,
+    Documents,
     Bounds,
     Liveness,
 )

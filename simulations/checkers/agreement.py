@@ -21,7 +21,7 @@ from crdtmem.entries import as_siblings
 from crdtmem.policy import Policy
 from crdtmem.reading import SpaceReader, entries_of_place
 from crdtmem.resolve import RESOLVERS
-from simulations.checkers.base import Checker
+from simulations.checkers.base import Checker, is_maimed
 from simulations.kernel import EPOCH_US
 from simulations.node import Machine
 
@@ -73,6 +73,8 @@ class Agreement(Checker):
 
     def _is_comparable(self, machine: Machine, other: Machine) -> bool:
         if machine.engine.state.vector != other.engine.state.vector:
+            return False
+        if is_maimed(self.history, machine) or is_maimed(self.history, other):
             return False
         ours, theirs = machine.replica.tips, other.replica.tips
         return all(ours.get(replica) == theirs.get(replica) for replica in self.history.forked)

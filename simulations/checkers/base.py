@@ -14,7 +14,7 @@ machine, the time and enough of the evidence to begin with.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar, Final, Generic, TypeVar
 
 from simulations.errors import LivenessViolation, SafetyViolation
@@ -22,9 +22,10 @@ from simulations.history import History
 from simulations.node import Machine
 from simulations.world import SECOND, Watcher, World
 
-__all__ = ["Checker", "Tail", "is_quiet"]
+__all__ = ["Checker", "Tail", "is_maimed", "is_quiet", "lost_entries"]
 
 _LOOKS: Final = 0.02
+_LOST_ENTRY: Final = "lost entry "
 T = TypeVar("T")
 
 
@@ -89,3 +90,23 @@ def is_quiet(machine: Machine) -> bool:
         and executor.defect is None
         and executor.engine.replica.flight is None
     )
+
+
+def lost_entries(harms: Iterable[str]) -> set[int]:
+    """Return the dots that the fault ``lost_entry`` took, of what was harmed on one machine."""
+    return {int(harm[len(_LOST_ENTRY) :]) for harm in harms if harm.startswith(_LOST_ENTRY)}
+
+
+def is_maimed(history: History, machine: Machine) -> bool:
+    """Tell whether something was taken from a node that it has not been given back yet.
+
+    Until then its state is not what it must be, as everybody knows.
+    """
+    lost = lost_entries(history.harms.get(machine.name, ()))
+    if not lost or not machine.up:
+        return False
+    lost -= {entry[0] for *_, entry in machine.engine.state.entries()}
+    # What was superseded since need not come back.
+    for batch in history.between({}, machine.engine.state.vector, machine.replica.tips):
+        lost.difference_update(history.effects(batch)[1])
+    return bool(lost)

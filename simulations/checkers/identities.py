@@ -8,6 +8,8 @@ restores. Two contents under one dot are a violation, and so is a batch that was
 elsewhere although its writer's disk never held it (it was sent before it was durable). An id
 that was in use may be taken up only by a store that proves its continuity.
 
+And in the end, when all have met, no two share one.
+
 Invariants: a copy that nothing on the disk gives away (a snapshot of the whole machine)
 excuses its id: that fork cannot be prevented, only found, and fenced with an alarm.
 """
@@ -65,8 +67,14 @@ class Identities(Checker):
         self._look()
 
     def finished(self) -> None:
-        """Look a last time."""
+        """Look a last time; of two that share an id and have met, one has taken another."""
         self._look()
+        names: dict[int, str] = {}
+        for machine in self.world.up():
+            other = names.setdefault(machine.engine.replica_id, machine.name)
+            if other != machine.name:
+                words = f"it and {other} still share {machine.engine.replica_id:016x}"
+                raise self.fail(words, machine)
 
     def _look(self) -> None:
         history = self.history

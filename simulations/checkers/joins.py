@@ -16,7 +16,7 @@ from crdtmem.crdt import SHAPES
 from crdtmem.install import Installation, Kind
 from crdtmem.snapshot import encode_chunks, load_chunk
 from crdtmem.table import State
-from simulations.checkers.base import Checker
+from simulations.checkers.base import Checker, is_maimed
 from simulations.checkers.oracle import Model, named
 from simulations.node import Machine
 
@@ -37,7 +37,8 @@ class Joins(Checker):
             return
         vector = machine.engine.state.vector
         others = [m for m in self.world.up() if m.engine.state.vector != vector]
-        if others:
+        others = [m for m in others if not is_maimed(self.history, m)]
+        if others and not is_maimed(self.history, machine):
             self._join(machine, self._random.choice(others))
 
     def finished(self) -> None:

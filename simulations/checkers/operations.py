@@ -91,6 +91,8 @@ class Operations:
         self._calls: dict[bytes, list[Call]] = {}
         self._by_place: dict[Place, list[Applied]] = {}
         self.copies: dict[bytes, list[Applied]] = {}
+        # All of them, as they became known: for a ``Tail``.
+        self.found: list[Applied] = []
         # Keys that were written by a rescue, which repeats what it finds in its own words.
         self.rescued: set[Place] = set()
 
@@ -119,6 +121,7 @@ class Operations:
                         context,
                     )
                     self.copies.setdefault(name, []).append(applied)
+                    self.found.append(applied)
                     for place in dict.fromkeys(item.place for item in asked):
                         self._by_place.setdefault(place, []).append(applied)
                 elif name is not None and name.startswith(RESCUE_PREFIX):
@@ -155,6 +158,9 @@ def _asked(call: Call) -> Iterator[Asked]:
         code = DATATYPES["bounded_counter"].code
         place = (tuple(arguments["space"]), code, arguments["key"])
         yield Asked(place, "transfer", (arguments["amount"],), False)
+    if call.step.kind in ("edit", "update"):
+        place = (tuple(arguments["space"]), DATATYPES["document"].code, arguments["key"])
+        yield Asked(place, "update", (), False)
     for space, datatype, key, name, given, *options in arguments.get("operations", ()):
         place = (tuple(space), DATATYPES[datatype].code, key)
         expires = bool(options and options[0].get("ttl_ms") is not None)

@@ -12,6 +12,7 @@ from simulations.errors import BadPlan
 from simulations.faults.base import Fault, Lasting, Shape
 from simulations.faults.disk import DISKS, mend_disk
 from simulations.faults.machines import MACHINES
+from simulations.faults.memory import MEMORY
 from simulations.faults.network import NETWORK, clean_links
 from simulations.faults.system import SYSTEM, replace_disk
 from simulations.world import World
@@ -19,11 +20,11 @@ from simulations.world import World
 __all__ = ["FAULTS", "Fault", "Lasting", "Shape", "clean_links", "heal_all"]
 
 FAULTS: Final[dict[str, Fault]] = {
-    fault.name: fault for fault in (*NETWORK, *MACHINES, *DISKS, *SYSTEM)
+    fault.name: fault for fault in (*NETWORK, *MACHINES, *DISKS, *MEMORY, *SYSTEM)
 }
 """Every fault by name."""
 
-assert len(FAULTS) == sum(map(len, (NETWORK, MACHINES, DISKS, SYSTEM)))
+assert len(FAULTS) == sum(map(len, (NETWORK, MACHINES, DISKS, MEMORY, SYSTEM)))
 
 
 def heal_all(world: World) -> None:

@@ -137,8 +137,8 @@ class Clone(Fault):
     about = "a store is copied to another machine, and both run"
 
     def draw(self, random: Random, shape: Shape) -> dict[str, Any]:
-        """Draw whose, and whether the copy can tell that it is one."""
-        return {"machine": shape.one(random), "hidden": random.random() < 0.3}
+        """Draw whose, and whether the copy can tell that it is one; it meets the original."""
+        return {"machine": shape.one(random), "hidden": random.random() < 0.3, "apart_us": 0}
 
     def apply(self, world: World, arguments: Arguments) -> None:
         """Copy it, and start the copy."""
@@ -154,7 +154,16 @@ class Clone(Fault):
                 copy.device.disk.inode = machine.device.disk.inode
             world.sometimes("a store cloned")
             world.harmed(copy, "restored")
+            if arguments.get("apart_us"):
+                self._part(world, machine, copy, int(arguments["apart_us"]))
             copy.start()
+
+    def _part(self, world: World, machine: Machine, copy: Machine, for_us: int) -> None:
+        """Let half of the others hear of the one only, and half of the other, for a while."""
+        others = [name for name in world.machines if name not in (machine.name, copy.name)]
+        near, far = [machine.name, *others[::2]], [copy.name, *others[1::2]]
+        world.network.cut(near, far)
+        world.kernel.after(for_us, world.network.heal, near, far)
 
 
 class LostDisk(Fault):

@@ -8,10 +8,10 @@ halves go on, and meet again.
 
 from simulations.stage import Stage
 
-__all__ = ["SIMULATOR_ONLY", "TITLE", "play"]
+__all__ = ["REAL_PACE", "TITLE", "play"]
 
 TITLE = "One machine between two halves"
-SIMULATOR_ONLY = "the relays of the demo link three regions"
+REAL_PACE = 0.2
 
 _WEST = ("us-east", "us-west")
 _EAST = ("ap-south", "ap-southeast")

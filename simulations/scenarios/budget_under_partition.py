@@ -8,10 +8,10 @@ after the links heal; and rights that come back can be spent again.
 
 from simulations.stage import Receipt, Stage
 
-__all__ = ["SIMULATOR_ONLY", "TITLE", "play"]
+__all__ = ["REAL_PACE", "TITLE", "play"]
 
 TITLE = "A budget that cannot be overspent"
-SIMULATOR_ONLY = "rights are handed over by replica id, which real nodes tell later"
+REAL_PACE = 0.3
 
 
 def play(stage: Stage) -> None:

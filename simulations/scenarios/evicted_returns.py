@@ -8,10 +8,10 @@ beyond the cut apart to be rescued, and brings back nothing that was removed.
 
 from simulations.stage import Stage
 
-__all__ = ["SIMULATOR_ONLY", "TITLE", "play"]
+__all__ = ["REAL_PACE", "TITLE", "play"]
 
 TITLE = "Given up, and back"
-SIMULATOR_ONLY = "real relays link three regions; an eviction needs four members to be told of"
+REAL_PACE = 0.3
 
 
 def play(stage: Stage) -> None:

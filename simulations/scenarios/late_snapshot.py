@@ -10,7 +10,7 @@ from simulations.stage import Stage
 __all__ = ["SIMULATOR_ONLY", "TITLE", "play"]
 
 TITLE = "A snapshot over a bad line"
-SIMULATOR_ONLY = "it shapes links and logs"
+SIMULATOR_ONLY = "real nodes keep a mebibyte of log at least, which no load of seconds fills"
 
 
 def play(stage: Stage) -> None:

@@ -7,10 +7,10 @@ to date soon after the line is good again.
 
 from simulations.stage import Stage
 
-__all__ = ["SIMULATOR_ONLY", "TITLE", "play"]
+__all__ = ["REAL_PACE", "TITLE", "play"]
 
 TITLE = "A region on a thin line"
-SIMULATOR_ONLY = "relays have one shape for all their life"
+REAL_PACE = 0.2
 
 
 def play(stage: Stage) -> None:

@@ -22,6 +22,7 @@ from simulations.workloads.replays import AgentRuns, Conversations, Editing
 from simulations.workloads.sessions import Sessions
 from simulations.workloads.sets import Sets
 from simulations.workloads.transactions import Transactions
+from simulations.workloads.trust import Trusted
 
 __all__ = ["WORKLOADS", "Workload"]
 
@@ -35,6 +36,7 @@ _ALL: Final[tuple[Workload, ...]] = (
     Documents(),
     Transactions(),
     Policies(),
+    Trusted(),
     Sessions(),
     HotKey(),
     Expiring(),

@@ -30,12 +30,17 @@ class Workload(ABC):
     """One kind of load; ``name`` is its key in the table, ``about`` a sentence on it.
 
     ``needs`` names recordings that it replays, and is empty for most: only those draw the
-    same steps on every machine.
+    same steps on every machine. ``available`` tells whether what it needs is here.
     """
 
     name: ClassVar[str]
     about: ClassVar[str]
     needs: ClassVar[str] = ""
+
+    @property
+    def available(self) -> bool:
+        """Whether it can be drawn here."""
+        return True
 
     @abstractmethod
     def steps(

@@ -9,8 +9,9 @@ laid over them. The editing session's updates are made beforehand, each upon wha
 author had seen, and are written by the two authors in two regions.
 
 The data is no part of the project. It is looked for in ``../shared/data`` beside the
-project's root; where it is absent these workloads warn and draw nothing, so plans that
-are to be the same everywhere leave them out: see ``Workload.needs``.
+project's root; where it is absent these workloads warn and draw nothing. So plans that
+are to be the same everywhere leave them out, see ``Workload.needs``; and what a swarm draws
+besides does not depend on them.
 """
 
 from __future__ import annotations
@@ -41,6 +42,11 @@ class _Replay(Workload):
 
     needs = "../shared/data"
     pattern = ""
+
+    @property
+    def available(self) -> bool:
+        """Whether there is any recording of its kind."""
+        return any(DATA.glob(self.pattern))
 
     def recordings(self) -> list[Path]:
         """Return the recordings; warns where there are none."""

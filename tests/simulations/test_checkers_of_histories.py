@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from crdtmem.causality import VersionVector
-from crdtmem.entries import SEQUENCE_BITS, Entry, Stamp
+from crdtmem.effects import Alarm
+from crdtmem.entries import SEQUENCE_BITS, Entry, Stamp, unpack_dot
 from crdtmem.executor import Executor
 from simulations.checkers import CHECKERS
 from simulations.checkers.base import Tail
@@ -362,3 +363,70 @@ def test_every_checker_says_what_it_promises() -> None:
     assert len({checker.about for checker in CHECKERS.values()}) == len(CHECKERS)
     assert all(checker.name == name for name, checker in CHECKERS.items())
     assert isinstance(History, type)
+
+
+def test_crowding_trips_over_a_blind_write_beyond_the_limit() -> None:
+    life = small_life("crowding")
+    life.checker.finished()
+    config = life.world.config
+    life.world.config = replace(config, limits=replace(config.limits, siblings=1))
+    rewind(life)
+    assert "upon none of the 1 values there; the limit is 1" in trips(life)
+
+
+def ranked_life() -> Life:
+    """A life in which somebody trusted writes over somebody less trusted, and not the reverse."""
+    life = Life(1, ["trust"])
+    life.do(0, ("policy", {"space": ["s"], "trust_ordered": True}))
+    for number in range(4):
+        life.do(0, put("other", number))
+    for trust in (1, 2, 0):
+        life.do(0, put("k", f"of trust {trust}", trust=trust))
+    life.checker.finished()
+    rewind(life)
+    return life
+
+
+def test_trust_trips_over_a_write_that_displaces_somebody_more_trusted() -> None:
+    life = ranked_life()
+    # Who wrote over an entry of trust 1 turns out to be trusted less.
+    dict.__setitem__(life.history.calls[-2].step.arguments, "trust", 0)  # type: ignore[arg-type]
+    assert "was written with more" in trips(life)
+
+
+def test_trust_trips_over_a_write_that_is_not_obeyed() -> None:
+    life = ranked_life()
+    dict.__setitem__(life.history.calls[-1].step.arguments, "trust", 3)  # type: ignore[arg-type]
+    assert "standing" in trips(life)
+
+
+def test_documents_trips_over_an_update_that_is_missing() -> None:
+    life = Life(1, ["documents"])
+    for text in ("one", "two"):
+        life.do(0, ("edit", {"space": ["s"], "key": "d", "position": 0, "insert": text}))
+    life.checker.finished()
+    held = slots(life.machine(), "document")["d"]
+    held.pop(max(held))
+    assert "must show {'text': 'twoone'}" in trips(life)
+
+
+@pytest.mark.parametrize(("what", "words"), [("dropped", "dropped"), ("restored", "brought back")])
+def test_repair_trips_over_what_is_done_without_evidence(what: str, words: str) -> None:
+    life = small_life("repair")
+    life.checker.finished()
+    old, new, _ = life.history.calls
+    call = new if what == "dropped" else old
+    assert call.dots is not None
+    details = {"dropped": [], "restored": [], what: [str(unpack_dot(call.dots[0]))]}
+    with pytest.raises(SafetyViolation, match=words):
+        life.checker.alarmed(life.machine(), Alarm("repaired", "", details))
+
+
+def test_repair_trips_over_an_entry_that_never_came_back() -> None:
+    life = small_life("repair")
+    call = life.history.calls[1]
+    assert call.dots is not None
+    life.world.harmed(life.machine(), f"lost entry {call.dots[0]}")
+    life.checker.finished()
+    slots(life.machine()).clear()
+    assert "which one node had lost, is missing here" in trips(life)

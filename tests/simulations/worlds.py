@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 from simulations.faults import FAULTS, Shape
 from simulations.kernel import Kernel
@@ -26,7 +26,6 @@ from simulations.workloads import WORKLOADS
 __all__ = ["WORLDS", "Recipe"]
 
 _SECOND: Final = 1_000_000
-_LIVENESS_US: Final = 60_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +34,8 @@ class Recipe:
 
     ``rate_per_s`` is that of all workloads together; ``strikes`` is how many faults there are,
     of ``faults`` in turn, all of them within the safety phase of ``safety_s`` seconds.
+    ``fixed`` are arguments of faults that are not left to chance, where a fault has them;
+    ``guests`` how many machines that come later, copies and newcomers, have clients too.
     """
 
     workloads: tuple[str, ...]
@@ -45,7 +46,10 @@ class Recipe:
     safety_s: float = 8.0
     clients: int = 4
     topology: str = "mesh"
+    liveness_s: float = 60.0
+    guests: int = 0
     config: Mapping[str, int] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, seed: int) -> Plan:
         """Return the plan of a seed."""
@@ -67,7 +71,7 @@ class Recipe:
             steps=self._steps(kernel, safety_us),
             injections=self._injections(kernel, shape),
             safety_us=safety_us,
-            liveness_us=_LIVENESS_US,
+            liveness_us=int(self.liveness_s * _SECOND),
         )
 
     def _steps(self, kernel: Kernel, safety_us: int) -> tuple[Step, ...]:
@@ -76,7 +80,7 @@ class Recipe:
         for number, name in enumerate(self.workloads):
             random = kernel.random(f"recipe/{name}")
             drawn = WORKLOADS[name].steps(
-                random, self.clients, self.machines, safety_us, rate_per_s
+                random, self.clients, self.machines + self.guests, safety_us, rate_per_s
             )
             found += (replace(step, client=step.client + number * self.clients) for step in drawn)
         return tuple(sorted(found, key=lambda step: step.at_us))
@@ -88,7 +92,9 @@ class Recipe:
             # Each kind of fault in its turn, so that a seed never goes without one.
             name = self.faults[number % len(self.faults)]
             at_us = int(random.random() * shape.safety_us * 0.8)
-            found.append(Injection(at_us, name, FAULTS[name].draw(random, shape)))
+            arguments = FAULTS[name].draw(random, shape)
+            fixed = {key: value for key, value in self.fixed.items() if key in arguments}
+            found.append(Injection(at_us, name, {**arguments, **fixed}))
         return tuple(sorted(found, key=lambda injection: injection.at_us))
 
 
@@ -108,6 +114,8 @@ WORLDS: Final[dict[str, Callable[[int], Plan]]] = {
     "sets": Recipe(("sets",), ("split", "split", "isolate"), safety_s=14.0, machines=3),
     "budgets": Recipe(("budgets",), ("split", "clone", "restored_backup"), 3),
     "expiring": Recipe(("expiring", "registers"), _APART),
+    "trust": Recipe(("trust",), _APART),
+    "documents": Recipe(("documents",), ("split",), 1, machines=3, rate_per_s=60.0),
     # ---------------------------------------------------------------- by what goes wrong
     "crashes": Recipe(
         ("registers", "counters"),
@@ -131,6 +139,50 @@ WORLDS: Final[dict[str, Callable[[int], Plan]]] = {
     ),
     "identities": Recipe(("registers", "counters"), ("restored_backup", "clone", "lost_tail"), 3),
     "evictions": Recipe(("registers", "sets"), ("evict", "join", "evict"), 3, machines=5),
+    "copies": Recipe(
+        ("registers",), ("clone",), 2, machines=3, liveness_s=15.0, guests=1, fixed={"hidden": True}
+    ),
+    "forks": Recipe(
+        ("registers",),
+        ("clone",),
+        1,
+        machines=4,
+        liveness_s=5.0,
+        guests=1,
+        fixed={"hidden": True, "apart_us": 5_000_000},
+    ),
+    "given_up": Recipe(
+        ("registers", "sets"),
+        ("evict", "split", "join", "evict"),
+        4,
+        machines=4,
+        rate_per_s=20.0,
+        safety_s=12.0,
+        guests=1,
+        fixed={
+            "condition": "isolated",
+            "by": list(REGIONS)[:5],
+            "after_us": 1_000_000,
+            "for_us": 3_000_000,
+        },
+    ),
+    "noise": Recipe(("registers", "large"), ("corrupt",), 12, machines=3),
+    "forgetting": Recipe(("registers",), ("lost_entry",), 6, machines=3, safety_s=4.0),
+    "differences": Recipe(
+        ("registers", "sets"),
+        ("delay", "absence"),
+        2,
+        rate_per_s=60.0,
+        safety_s=14.0,
+        fixed={"for_us": 8_000_000},
+        config={
+            **_CUT_LOGS,
+            "sync.chunk_entries": 3,
+            "sync.turn_bytes": 500,
+            "sync.reconcile_from": 0,
+            "sync.capture_bytes": 2_000,
+        },
+    ),
     "streams": Recipe(
         ("registers", "logs"), ("reset", "split", "isolate"), 6, machines=3, topology="star"
     ),

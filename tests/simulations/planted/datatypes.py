@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from crdtmem import install, joining
-from crdtmem.crdt import flag, removal
+from crdtmem.crdt import document, flag, removal
 from crdtmem.crdt import set as sets
 from crdtmem.crdt.base import WriteView
 from crdtmem.crdt.bounded import BoundedCounter
@@ -24,6 +24,7 @@ __all__ = [
     "bounded_counter_reclaims_stranded_rights",
     "collects_baselines_of_live_fields",
     "collects_removals_alone",
+    "compaction_forgets_an_update",
     "counts_a_continued_total_anew",
     "reset_writes_no_baselines",
     "sees_the_expired",
@@ -112,6 +113,15 @@ def bounded_counter_reclaims_stranded_rights(patches: Patches) -> None:
 
 
 # ------------------------------------------------------------------ documents and reading
+
+
+def compaction_forgets_an_update(patches: Patches) -> None:
+    """Compaction merges all stable updates of a document but the last, and drops them all."""
+
+    def short(updates: list[bytes]) -> Any:
+        return compact(updates[:-1])
+
+    compact = patches.replace(document, "compact", short)
 
 
 def shows_what_came_last_here(patches: Patches) -> None:

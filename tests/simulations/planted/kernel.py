@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from crdtmem import bulk, evaluation, joining, staging, table
+from crdtmem import bulk, evaluation, joining, replica, staging, table
 from crdtmem.batch import Batch, Segment
 from crdtmem.clock import HybridClock
 from crdtmem.derived import KnownOperations
@@ -56,9 +56,11 @@ __all__ = [
     "order_ignores_others",
     "publishes_before_the_fsync",
     "reuses_a_dot_after_a_failed_commit",
+    "sibling_limit_ignored",
     "skips_dependencies",
     "supersedes_what_was_not_observed",
     "takes_nothing_back",
+    "trust_ignored",
     "waits_for_nothing_observed",
 ]
 
@@ -167,6 +169,15 @@ def forgets_part_of_a_supersession(patches: Patches) -> None:
 def supersedes_what_was_not_observed(patches: Patches) -> None:
     """A write displaces all that its replica holds of the place, whatever its writer had read."""
     patches.replace(StagedView, "supersede", StagedView.supersede_all)
+
+
+def trust_ignored(patches: Patches) -> None:
+    """A write displaces entries of higher trust than its author's."""
+
+    def all_of_them(self: StagedView, entries: Iterable[Entry]) -> tuple[int, ...]:
+        return tuple(entry[0] for entry in entries)
+
+    patches.replace(StagedView, "supersede_all", all_of_them)
 
 
 def digest_ignores_removals(patches: Patches) -> None:
@@ -360,6 +371,12 @@ def takes_nothing_back(patches: Patches) -> None:
 def conditions_are_not_checked(patches: Patches) -> None:
     """A conditional write goes through, whatever the place holds."""
     patches.replace(evaluation, "_require_observed", lambda key, held, observed, now_us: None)
+
+
+def sibling_limit_ignored(patches: Patches) -> None:
+    """A blind write goes through where a place is crowded."""
+    patches.replace(evaluation, "_has_seen_none", lambda held, options: False)
+    patches.replace(replica, "refuse_crowded", lambda overlay, run, limits: None)
 
 
 def answers_durable_everywhere(patches: Patches) -> None:

@@ -6,21 +6,24 @@ docstring names.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from crdtmem import collector
 from crdtmem.causality import VersionVector
 from crdtmem.epoch import Epoch, _Progress
 from crdtmem.eviction import Evictions
+from crdtmem.inbox import Inbox
 from crdtmem.membership import Membership
 from tests.simulations.planted.vocabulary import Patches
 
 __all__ = [
     "collects_what_is_only_joined_here",
     "evicted_replicas_go_on",
+    "final_before_all_survivors_know",
     "stability_counts_early",
     "stability_ignores_a_member",
+    "takes_beyond_a_cut",
     "writes_before_its_admission",
 ]
 
@@ -64,9 +67,24 @@ def writes_before_its_admission(patches: Patches) -> None:
     patches.replace(Membership, "_may_write", lambda self: True)
 
 
+def takes_beyond_a_cut(patches: Patches) -> None:
+    """What an evicted replica wrote beyond its cut is joined."""
+    patches.replace(Inbox, "set_cut", lambda self, origin, last: None)
+
+
 def evicted_replicas_go_on(patches: Patches) -> None:
     """A replica that was evicted, or holds what lies beyond a cut, goes on writing and joining."""
     patches.replace(Evictions, "_must_halt", lambda self, epoch, vector: None)
     told: Callable[..., None] = lambda self, cuts: None  # noqa: E731 - one line says it
     patches.replace(Evictions, "note_cuts", told)
     patches.replace(Membership, "retire", lambda self, reason, cuts: [])
+
+
+def final_before_all_survivors_know(patches: Patches) -> None:
+    """An evicted replica is no longer waited for as soon as its eviction is decided here."""
+
+    def at_once(self: Evictions, epoch: Epoch, choice: Any, vector: Any) -> Mapping[int, int]:
+        decided = [v for v in self.verdicts if v.evicted == choice.evicted]
+        return decided[0].cut if decided else {}
+
+    patches.replace(Evictions, "_newly_final", at_once)

@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 from crdtmem import checkpointing, recovery, services, sync_greeting
-from crdtmem.executor import Executor
 from crdtmem.store import memory
 from crdtmem.store.base import KIND_BATCH, LogRecord
 from crdtmem.store.continuity import FRESH, BootState, Verdict
@@ -19,7 +18,6 @@ from crdtmem.store.memory import MemoryStore
 from tests.simulations.planted.vocabulary import Patches
 
 __all__ = [
-    "checkpoint_beside_a_flight",
     "checkpoint_position_noted_at_the_end",
     "continues_its_id_after_a_restore",
     "continues_its_id_after_a_torn_tail",
@@ -77,20 +75,6 @@ def recovers_without_the_checkpoint(patches: Patches) -> None:
         return count
 
     load_chunk = patches.replace(recovery, "load_chunk", late)
-
-
-def checkpoint_beside_a_flight(patches: Patches) -> None:
-    """A checkpoint begins while a flight is out, which the log then holds and it does not."""
-    grant = Executor._grant
-
-    def at_once(self: Executor) -> None:
-        flying, self._flying = self._flying, False
-        try:
-            grant(self)
-        finally:
-            self._flying = flying
-
-    patches.replace(Executor, "_grant", at_once)
 
 
 def checkpoint_position_noted_at_the_end(patches: Patches) -> None:

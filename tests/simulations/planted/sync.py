@@ -7,9 +7,10 @@ docstring names.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-from crdtmem import install, replica, snapshot, sync_requests, sync_transfer
+from crdtmem import frames, install, replica, snapshot, sync_requests, sync_transfer
 from crdtmem.batch import Batch
 from crdtmem.causality import VersionVector
 from crdtmem.effects import Effect
@@ -19,6 +20,7 @@ from crdtmem.messages import Acknowledge, Gap
 from crdtmem.sync import Sync
 from crdtmem.sync_inflow import Inflow
 from crdtmem.sync_outflow import Outflow
+from crdtmem.sync_repair import Repair
 from crdtmem.sync_requests import Requests
 from crdtmem.sync_session import Session
 from tests.simulations.planted.vocabulary import Patches
@@ -27,7 +29,9 @@ __all__ = [
     "acknowledges_what_is_not_durable",
     "counts_what_was_dropped_as_taken",
     "credit_is_never_returned",
+    "difference_ignores_what_came_since",
     "gaps_are_not_heard",
+    "hash_chain_is_not_checked",
     "inbox_has_no_bound",
     "queue_has_no_bound",
     "relays_nothing",
@@ -37,6 +41,8 @@ __all__ = [
     "snapshot_claims_more_than_it_holds",
     "snapshot_leaves_out_where_it_was_written",
     "snapshot_replaces_what_was_written_since",
+    "takes_absence_for_evidence",
+    "takes_frames_unchecked",
 ]
 
 
@@ -151,7 +157,41 @@ class _Fits(int):
     __hash__ = int.__hash__
 
 
+def takes_frames_unchecked(patches: Patches) -> None:
+    """A frame is taken as it comes, whatever its checksum says."""
+
+    def fitting(payload: bytes) -> int:
+        return _Fits(crc32(payload))
+
+    crc32 = patches.replace(frames, "crc32", fitting)
+
+
 # ------------------------------------------------------------------ forks
+
+
+def hash_chain_is_not_checked(patches: Patches) -> None:
+    """A batch is joined although it does not continue the history that is held."""
+    offer, following = Inbox.offer, Inbox._next
+
+    def chained(batch: Batch, tips: Any) -> Batch:
+        tip = tips.get(batch.header.replica)
+        if tip is None or tip[0] != batch.header.first - 1:
+            return batch
+        return replace(batch, header=replace(batch.header, previous_hash=tip[1]))
+
+    def trusting(self: Inbox, batch: Batch, vector: Any, tips: Any) -> Verdict:
+        if batch.header.first <= vector.get(batch.header.replica, 0):
+            return Verdict.DUPLICATE
+        return offer(self, chained(batch, tips), vector, tips)
+
+    def next_one(self: Inbox, origin: int, vector: VersionVector, tips: Any) -> Batch | None:
+        waiting = self._waiting.get(origin, {})
+        for first, batch in waiting.items():
+            waiting[first] = chained(batch, tips)
+        return following(self, origin, vector, tips)
+
+    patches.replace(Inbox, "offer", trusting)
+    patches.replace(Inbox, "_next", next_one)
 
 
 # ------------------------------------------------------------------ transfers
@@ -206,4 +246,23 @@ def snapshot_leaves_out_where_it_was_written(patches: Patches) -> None:
     stamp = patches.replace(snapshot, "Stamp", nowhere)
 
 
+def difference_ignores_what_came_since(patches: Patches) -> None:
+    """A difference drops what was found by comparison, not what arrived here since."""
+    patches.replace(install, "_doomed", lambda local, difference: difference.dropped)
+
+
 # ------------------------------------------------------------------ repair
+
+
+def takes_absence_for_evidence(patches: Patches) -> None:
+    """In a repair, what the peer lacks is dropped, without a batch that superseded it."""
+    found = Repair.found
+
+    def credulous(self: Repair, session: Session, message: Any, now_us: int) -> list[Effect]:
+        led = self._led
+        absent = set() if led is None else led.surplus
+        with Patches().undoing() as once:
+            once.replace(Repair, "_superseded", lambda repair, evidence, vector: absent)
+            return found(self, session, message, now_us)
+
+    patches.replace(Repair, "found", credulous)
