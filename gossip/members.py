@@ -17,7 +17,7 @@ that was so first is dropped; equal knowledge of the living gives equal hashes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from gossip.config import Config
@@ -44,14 +44,16 @@ class Member:
     record: Record
     state: State
     since_us: int
-    damping: Damping
     heard_us: int | None = None
     annotation: bytes = b""
     degraded: bool = False
     stream_only: int = 0
     """How many probes in a row it has answered over a stream only."""
     suspicion: Suspicion | None = None
-    trips: RoundTrips = field(default_factory=RoundTrips)
+    damping: Damping | None = None
+    """``None`` before the first death."""
+    trips: RoundTrips | None = None
+    """``None`` before the first answer."""
     coordinate: Coordinate | None = None
     cleared: Stamp | None = None
     """The word of it that was suspected and that it answered for, at first hand."""
@@ -65,6 +67,10 @@ class Member:
     def address(self) -> str:
         """Where it takes datagrams and streams of the mesh."""
         return self.record.profile.gossip_address
+
+    def damped(self, now_us: int) -> bool:
+        """Whether it came and went too often to be given duties now."""
+        return self.damping is not None and self.damping.damped(now_us)
 
     @property
     def live(self) -> bool:
@@ -164,9 +170,7 @@ class Table:
 
     def add(self, record: Record, now_us: int) -> Member:
         """List a member that is alive. There must be ``room``."""
-        config = self._config
-        damping = Damping(config.flap_half_life_us, config.flap_limit)
-        entry = Member(record, State.ALIVE, now_us, damping)
+        entry = Member(record, State.ALIVE, now_us)
         self._entries[record.member] = entry
         self._enter(entry, now_us)
         return entry

@@ -18,6 +18,7 @@ Source: SWIM, sections 4.2 and 4.3; the verification is this project's.
 
 from __future__ import annotations
 
+from gossip.damping import Damping
 from gossip.effects import MemberChanged
 from gossip.members import Member
 from gossip.messages import Alive, Dead, Record, Stamp, State, Suspect
@@ -288,13 +289,13 @@ class News:
     # -------------------------------------------------------------- death and farewell
 
     def dead(self, stamp: Stamp, accuser: int, *, sender: int = 0, source: str = "") -> None:
-        """Hear that a life is over; ``source`` is the address that the packet came from."""
+        """Hear that a life is over."""
         pool = self._pool
         if stamp.member == pool.me.member:
             self._accused(stamp, sender)
             return
         if stamp.member == accuser:
-            self._farewell(stamp, at_first_hand=sender == accuser, source=source)
+            self._farewell(stamp)
             return
         entry = self._accusable(stamp, Dead(stamp, accuser))
         if entry is None:
@@ -306,16 +307,15 @@ class News:
         if entry.state is State.SUSPECT:
             pool.recheck(entry)
 
-    def _farewell(self, stamp: Stamp, *, at_first_hand: bool, source: str) -> None:
+    def _farewell(self, stamp: Stamp) -> None:
+        # Asked even at first hand: neither a packet's sender nor its source is proof.
         pool = self._pool
         entry = pool.table.get(stamp.member)
         if entry is None or entry.state is State.LEFT:
             return
         if stamp < entry.record.stamp:
             pool.refuse("stale")
-        elif (entry.state is State.DEAD and stamp.generation == entry.record.generation) or (
-            at_first_hand and stamp == entry.record.stamp and source == entry.address
-        ):
+        elif entry.state is State.DEAD and stamp.generation == entry.record.generation:
             self.leave(entry)
         else:
             pool.ask(entry.record, Dead(stamp, stamp.member))
@@ -323,6 +323,8 @@ class News:
     def die(self, entry: Member, accuser: int) -> None:
         """Call a member dead, and tell everybody."""
         pool = self._pool
+        if entry.damping is None:
+            entry.damping = Damping(pool.config.flap_half_life_us, pool.config.flap_limit)
         entry.damping.charge(pool.now_us)
         pool.counters.deaths += 1
         self._end(entry, State.DEAD, Dead(entry.record.stamp, accuser))

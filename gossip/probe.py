@@ -28,12 +28,15 @@ from gossip.frames import AckFrame, Frame, PingFrame
 from gossip.members import Member
 from gossip.messages import Ack, Dead, Nack, Ping, PingRequest, Record, Stamp, State, Suspect
 from gossip.pool import Pool
+from gossip.round_trips import RoundTrips
 
 __all__ = ["Answered", "Probe", "Prober"]
 
 _PROBES: Final = 512
 _RELAYS: Final = 256
 _SPENT: Final = 256
+_REFUSED_SHARE: Final = 5
+"""After a refused stream the verdict is this part of the timeout away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +160,7 @@ class Prober:
                 entry.state is State.ALIVE
                 and entry.record.member != probe.member
                 and not entry.degraded
-                and not entry.damping.damped(pool.now_us)
+                and not entry.damped(pool.now_us)
             )
 
         request = PingRequest(probe.sequence, probe.member, probe.address, pool.address)
@@ -237,6 +240,8 @@ class Prober:
         elapsed_us = pool.now_us - probe.sent_us
         if entry is None or not ack.sent_us:
             return
+        if entry.trips is None:
+            entry.trips = RoundTrips()
         entry.trips.add(
             elapsed_us=elapsed_us, sent_us=probe.sent_wall_us, heard_us=ack.heard_us,
             answered_us=ack.sent_us, received_us=pool.wall_us,
@@ -259,7 +264,8 @@ class Prober:
 
     def _stream_ended(self, probe: Probe, frame: Frame | None, refused: bool) -> None:
         pool = self._pool
-        probe.refused = probe.refused or refused
+        if refused:
+            self._refused(probe)
         body = frame.body if frame is not None else None
         if not isinstance(body, AckFrame):
             return
@@ -279,6 +285,16 @@ class Prober:
         else:
             self.withdraw(probe)
             probe.on_answer(probe, found)
+
+    def _refused(self, probe: Probe) -> None:
+        """Hasten the verdict: the host is there, says that nobody listens, and the datagram had
+        no answer. Helpers that see more have a moment to say so."""
+        pool = self._pool
+        probe.refused = True
+        due_us = pool.agenda.due_us(("verdict", probe.sequence))
+        if due_us is not None:
+            soon_us = pool.now_us + probe.timeout_us // _REFUSED_SHARE
+            pool.agenda.set(("verdict", probe.sequence), min(due_us, soon_us))
 
     # -------------------------------------------------------------- in another's stead
 

@@ -32,6 +32,8 @@ _RECHECKS: Final = 4
 """How many suspects are probed per interval, besides the one whose turn it is."""
 _RECHECKERS: Final = 32
 """How many members, on average, probe one suspect in one interval."""
+_KEPT: Final = 4
+"""Up to so many members are probed in the same order round by round."""
 _STREAM_ONLY: Final = 2
 """After so many answers in a row over streams only, a member is degraded."""
 
@@ -63,14 +65,24 @@ class Rotation:
     def next(self, living: list[int]) -> int | None:
         """Return whose turn it is. ``living`` is who there is when the round begins anew."""
         if self._at >= len(self._order):
-            self._order = list(living)
-            self._listed = set(living)
-            self._chance.shuffle(self._order)
-            self._at = 0
+            self._renew(living)
             if not self._order:
                 return None
         self._at += 1
         return self._order[self._at - 1]
+
+    def _renew(self, living: list[int]) -> None:
+        """Begin a new round. A short order is kept: shuffled, one member may come first in one
+        round and last in the next, which in a pool of three is half as long again."""
+        still = set(living)
+        kept = [member for member in self._order if member in still] if len(still) <= _KEPT else []
+        if len(kept) == len(living):
+            self._order = kept
+        else:
+            self._order = list(living)
+            self._chance.shuffle(self._order)
+        self._listed = still
+        self._at = 0
 
 
 class Probing:
@@ -191,7 +203,8 @@ class Probing:
         if self._outdated(entry, stamp):
             return
         pool.counters.probes_failed += 1
-        if probe.asked == 0 or probe.nacks < probe.asked:
+        expected = entry.state is State.SUSPECT or probe.refused
+        if not expected and (probe.asked == 0 or probe.nacks < probe.asked):
             # Nobody else could be asked, or somebody else did not answer either.
             pool.health.worse()
         self._news.unanswered(entry, refused=probe.refused)

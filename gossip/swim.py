@@ -10,6 +10,7 @@ each returns the effects to be carried out in order. What is decided lies in the
     inquiry     asking a member itself before news of it is believed
     exchange    comparing tables over streams
     rejoin      finding each other again
+    telling     rounds of gossip, payloads, reminding the dead
     pool        the state that they share, and the way out
 
 Invariants: nothing but ``GossipError`` leaves a command, and nothing at all an input; the
@@ -24,10 +25,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from gossip.broadcast import Windows
 from gossip.config import Config
 from gossip.counters import Counters
-from gossip.effects import Annotated, Answer, Deliver, Effect, MemberChanged
+from gossip.effects import Annotated, Answer, Effect, MemberChanged
 from gossip.errors import ConfigError, Rejected, TooLarge, UnknownMember
 from gossip.exchange import Exchanges
 from gossip.frame_wire import decode_frame, encode_frame
@@ -58,6 +58,7 @@ from gossip.probe import Prober
 from gossip.probing import Probing
 from gossip.rejoin import Rejoin
 from gossip.sealing import Seal
+from gossip.telling import Telling
 from gossip.wire import check_profile
 
 if TYPE_CHECKING:
@@ -100,8 +101,7 @@ class Swim:
         self._probing = Probing(self._pool, self._news, self._prober)
         self._exchanges = Exchanges(self._pool, self._news, seal.keyring)
         self._rejoin = Rejoin(self._pool, self._news, self._prober, remembered)
-        self._windows = Windows(4 * config.members)
-        self._number = 0
+        self._telling = Telling(self._pool)
         shared = self._pool
         shared.ask = self._inquiries.ask
         shared.recheck = self._probing.recheck
@@ -114,8 +114,8 @@ class Swim:
             "nack": self._prober.relay_nack,
             "relay": self._prober.end_relay,
             "suspect": self._probing.suspicion_over,
-            "gossip": lambda _: self._gossip(),
-            "remind": lambda _: self._remind(),
+            "gossip": lambda _: self._telling.round(),
+            "remind": lambda _: self._telling.remind(),
             "push_pull": lambda _: self._exchanges.push_pull(),
             "early": lambda _: self._exchanges.early(),
             "met": lambda _: self._exchanges.met_again(),
@@ -279,12 +279,7 @@ class Swim:
         """
         pool = self._pool
         self._clock(now_us, pool.wall_us)
-        message = User(pool.me.member, pool.me.generation, self._number + 1, payload, channel)
-        pool.queue.user(message, slot)
-        self._number += 1
-        pool.counters.broadcasts += 1
-        if pool.running:
-            pool.gossip_soon()
+        self._telling.broadcast(payload, channel, slot)
         return self._effects()
 
     def annotate(self, annotation: bytes) -> None:
@@ -350,10 +345,12 @@ class Swim:
         return None if entry is None else self._view(entry)
 
     def _view(self, entry: Member) -> MemberView:
+        trips = entry.trips
         return MemberView(
             entry.record, entry.state, entry.since_us,
-            entry.trips.round_trip_us, entry.trips.clock_offset_us,
-            entry.degraded, entry.damping.damped(self._pool.now_us),
+            None if trips is None else trips.round_trip_us,
+            None if trips is None else trips.clock_offset_us,
+            entry.degraded, entry.damped(self._pool.now_us),
             entry.heard_us, entry.annotation,
         )  # fmt: skip
 
@@ -374,7 +371,7 @@ class Swim:
             case Dead(stamp, accuser):
                 self._news.dead(stamp, accuser, sender=sender.member, source=source)
             case User():
-                self._user(message)
+                self._telling.hear(message)
             case Ack() | Referral():
                 # Answers are judged after the news beside them; referrals by who has two pools.
                 return
@@ -405,18 +402,6 @@ class Swim:
         place, annotation = pool.place.value, pool.annotation
         ack = Ack(ping.sequence, pool.me.stamp, wall_us, wall_us, place, annotation)
         return AckFrame(ack, pool.me)
-
-    def _user(self, message: User) -> None:
-        pool = self._pool
-        if message.origin == pool.me.member:
-            return
-        if not self._windows.fresh(message.origin, message.generation, message.number):
-            pool.counters.duplicates += 1
-            return
-        pool.counters.delivered += 1
-        pool.emit(Deliver(message.origin, message.payload, message.channel))
-        pool.queue.user(message)
-        pool.gossip_soon()
 
     def _annotated(self, member: int, annotation: bytes) -> None:
         entry = self._pool.table.get(member)
@@ -457,32 +442,6 @@ class Swim:
     def _round(self, _about: int) -> None:
         self._probing.round()
         self._inquiries.next()
-
-    def _gossip(self) -> None:
-        pool = self._pool
-        for entry in pool.table.pick(pool.chance, pool.config.gossip_nodes):
-            if pool.queue:
-                pool.send(entry.address)
-        if pool.queue and pool.table.live:
-            pool.agenda.set(("gossip", 0), pool.now_us + pool.config.gossip_interval_us)
-
-    def _remind(self) -> None:
-        """Tell one of those who died lately that they did, so that they can refute."""
-        pool = self._pool
-        lately = pool.table.lately_dead
-        while lately:
-            entry = pool.table.get(next(iter(lately)))
-            if entry is not None and (
-                pool.now_us - entry.since_us <= pool.config.gossip_to_dead_us
-            ):
-                break
-            del lately[next(iter(lately))]
-        if lately:
-            member = pool.chance.choice(list(lately)) if len(lately) < 64 else next(iter(lately))
-            entry = pool.table.get(member)
-            if entry is not None:
-                pool.remind(entry)
-            pool.agenda.set(("remind", 0), pool.now_us + pool.config.probe_interval_us)
 
     def _reap(self, member: int) -> None:
         entry = self._pool.table.get(member)

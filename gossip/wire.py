@@ -22,6 +22,7 @@ and nothing else; no container of more than 256 items is ever allocated, at any 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from struct import Struct
 from typing import Any, Final
 
@@ -87,6 +88,8 @@ KEYS_MAXIMUM: Final = 8
 
 _ITEMS_MAXIMUM: Final = MESSAGES_MAXIMUM + 1
 _TEXT_MAXIMUM: Final = 512
+_PROFILES_KEPT: Final = 2_048
+"""How many profiles are kept decoded: news of one member comes a dozen times."""
 _PACKER: Final = msgpack.Packer(use_bin_type=True, autoreset=True)
 _ARRAY_16: Final = Struct(">BH")
 
@@ -147,6 +150,7 @@ def encode_profile(profile: Profile) -> bytes:
     ))  # fmt: skip
 
 
+@lru_cache(maxsize=_PROFILES_KEPT)
 def decode_profile(data: bytes) -> Profile:
     """Decode a profile. Raises ``Malformed``."""
     name, region, gossip_address, stream_address, lowest, highest, software, keys, extra = items(

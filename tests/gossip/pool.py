@@ -107,8 +107,7 @@ class World:
             Record(member, generation, 0, profile), "region:here", config or self.config,
             Random(self.chance.getrandbits(64)), Seal.plain("test"), remembered,
         )  # fmt: skip
-        host = Host(member, place, swim, generation, remembered=remembered)
-        return host
+        return Host(member, place, swim, generation, remembered=remembered)
 
     def start(self, host: Host, seeds: Iterable[str] = ()) -> Host:
         """Start a host; it takes over its address."""
@@ -125,6 +124,18 @@ class World:
             grown.append(self.start(self.host(member), [seed]))
             self.run(apart_us)
         return grown
+
+    def found(self, count: int) -> list[Host]:
+        """Start so many hosts that know each other from the first, as after long gossip."""
+        hosts = [self.host(member) for member in range(1, count + 1)]
+        for host in hosts:
+            for other in hosts:
+                if other is not host:
+                    # Telling n hosts of n joins costs n² packets, in any such protocol.
+                    host.swim._pool.table.add(other.swim.me, self.now_us)
+            self.start(host)
+            host.swim._pool.queue.forget(host.member)
+        return hosts
 
     def kill(self, member: int) -> None:
         """Stop a host as by kill -9: its kernel refuses streams from now on."""
