@@ -20,11 +20,20 @@ from operator import add, itemgetter, sub
 from typing import Any, Final
 
 from crdtmem.codec import pack
-from crdtmem.columns import COLUMN_FROM, Distances, Rows, as_column, as_distances, pack_rows
+from crdtmem.columns import (
+    COLUMN_FROM,
+    Distances,
+    Rows,
+    as_column,
+    as_distances,
+    distances_of,
+    pack_rows,
+)
 from crdtmem.crdt.counter import advance
 from crdtmem.crdt.totals import TOTAL_LIMIT
 from crdtmem.entries import SEQUENCE_BITS, SEQUENCE_MASK, Siblings, Slot, Stamp, as_siblings
 from crdtmem.joining import distances_over, distances_to, is_fresh, join_slot, put_all
+from crdtmem.loops import count_run, put_run
 from crdtmem.policy import Policy
 from crdtmem.table import Overlay, Table
 from crdtmem.transaction import CountRun, PutRun
@@ -33,6 +42,7 @@ __all__ = ["as_column_item", "stage_counts", "stage_puts"]
 
 Undo = list[tuple[dict[Any, Slot], Any, "Slot | None"]]
 _BASELINE_LENGTH: Final = 4
+_PLAIN_LENGTHS: Final = frozenset({2})
 _value_of: Final = itemgetter(1)
 
 
@@ -53,7 +63,12 @@ def stage_puts(
     over, base = overlay.flat(table), table.slots
     keys = run.keys
     if len(keys) >= COLUMN_FROM and not policy.trust_ordered:
-        if is_fresh(over, base, keys):
+        if put_run is not None:
+            staged = put_run(over, base, keys, run.values, dot, stamp, undo is None)
+            if staged:
+                _journal(undo, over, keys)
+                return _replaced(overlay, run, dot, *staged)
+        elif is_fresh(over, base, keys):
             if put_all(over, count(dot), keys, run.values, stamp):
                 _journal(undo, over, keys)
                 return None
@@ -105,6 +120,23 @@ def _journal(undo: Undo | None, over: dict[Any, Slot], keys: Iterable[str]) -> N
         undo.extend(zip(repeat(over), keys, repeat(None)))
 
 
+def _replaced(
+    overlay: Overlay, run: PutRun, dot: int, packed: bytes | None, removed: list[int] | None
+) -> Distances[int] | None:
+    """Note what a run replaced; returns its distances as a column.
+
+    They come as bytes, with the dots where they are not one for each delta.
+    """
+    if packed is None:
+        return None
+    distances = distances_of(packed, len(run.keys))
+    if removed is None:
+        overlay.replaced.append((run.space, dot, distances))
+    else:
+        overlay.removed_of(run.space).extend(removed)
+    return distances
+
+
 def _as_own(distances: list[int] | None, dot: int) -> Distances[int] | None:
     """Return distances as a column if all lead to dots of the writer's own, else ``None``."""
     if distances is None:
@@ -138,8 +170,13 @@ def stage_counts(
     """
     over, base = overlay.flat(table), table.slots
     if len(run.keys) >= COLUMN_FROM:
-        counted = _count_bulk(over, base, run, dot)
-        if counted is not None:
+        if count_run is not None:
+            found = count_run(over, base, run.keys, run.values, dot, stamp, alone)
+            if found:
+                _journal(None if alone else undo, over, run.keys)
+                totals, packed, removed = found
+                return *_packed(totals), _replaced(overlay, run, dot, packed, removed)
+        elif (counted := _count_bulk(over, base, run, dot)) is not None:
             components, distances = counted
             staged = Rows(zip(*components, strict=True))
             if put_all(over, count(dot), run.keys, staged, stamp):
@@ -148,7 +185,14 @@ def stage_counts(
                     overlay.replaced.append((run.space, dot, distances))
                 return staged, pack_rows(components), distances
     totals, column = _count_singly(overlay, table, run, dot, stamp, undo)
-    return totals, pack(totals), as_column(column)
+    return *_packed(totals), as_column(column)
+
+
+def _packed(totals: list[tuple[int, ...]]) -> tuple[Sequence[Any], bytes]:
+    """Return a column of totals, and how it is written: by components if all are plain."""
+    if len(totals) < COLUMN_FROM or set(map(len, totals)) != _PLAIN_LENGTHS:
+        return totals, pack(totals)
+    return Rows(totals), pack_rows(tuple(zip(*totals, strict=True)))
 
 
 def _count_singly(

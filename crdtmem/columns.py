@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from crdtmem.codec import pack
+from crdtmem.loops import join_keys, split_keys
 
 __all__ = [
     "COLUMN_FROM",
@@ -35,6 +36,7 @@ __all__ = [
     "distance_bytes",
     "distances_of",
     "pack_keys",
+    "pack_plain_keys",
     "pack_rows",
     "unpack_keys",
     "unpack_rows",
@@ -80,6 +82,21 @@ def pack_keys(keys: list[str]) -> bytes:
     return pack((prefix, (rests,)))
 
 
+def pack_plain_keys(keys: list[str]) -> tuple[bytes, int] | None:
+    """Do the same for a long column of plain keys; returns also the longest key's length.
+
+    Plain are keys of ASCII text, none of them empty, which is found out here. Returns
+    ``None`` where they are not, or where that takes as long as ``pack_keys``.
+    """
+    if join_keys is None or len(keys) < COLUMN_FROM:
+        return None
+    joined = join_keys(keys, _PREFIX_LETTERS)
+    if joined is None:
+        return None
+    prefix, rests, longest = joined
+    return pack((prefix, (rests,))), longest
+
+
 def _common(keys: list[str]) -> str:
     """Return what all keys begin with, up to a limit."""
     low, high = min(keys), max(keys)
@@ -118,6 +135,10 @@ def unpack_keys(keys: Any) -> Sequence[str]:
         ):
             raise ValueError("a prefix of keys is malformed")
         joined: str = rests[0]
+        if split_keys is not None:
+            plain: list[str] | None = split_keys(prefix, joined)
+            if plain is not None:
+                return plain
         if prefix:
             joined = prefix + joined.replace(_SEPARATOR, _SEPARATOR + prefix)
         return joined.split(_SEPARATOR)

@@ -18,6 +18,7 @@ checkpoint  nil                       a map
 rescue_list nil                       events: lists of writes set aside; their number
 rescue      a list of dots or nil     a map: written, already, failed
 evict       replica, forced           true: the eviction is proposed
+rejoin      nil                       true: the node goes on under a new id
 stop        nil                       true, and the node ends
 =========== ========================= ==================================================
 """
@@ -37,6 +38,7 @@ from crdtmem.causality import VersionVector
 from crdtmem.control import Handler, Request
 from crdtmem.crdt import NESTED
 from crdtmem.errors import InvalidValue
+from crdtmem.loops import COMPILED
 from crdtmem.operations import require
 from crdtmem.recovery import rederive
 from crdtmem.store import Progress
@@ -65,6 +67,7 @@ def node_verbs(node: Node) -> Mapping[str, Handler]:
         "rescue_list": verbs.rescue_list,
         "rescue": verbs.rescue,
         "evict": verbs.evict,
+        "rejoin": verbs.rejoin,
         "stop": verbs.stop,
     }
 
@@ -112,6 +115,14 @@ class _NodeVerbs:
 
     async def _evict(self, replica: int, *, forced: bool) -> bool:
         await self._node.memory.evict(replica, forced=forced)
+        return True
+
+    def rejoin(self, request: Request, body: Any) -> None:
+        fields(body, 0, "rejoin")
+        request.run(self._rejoin())
+
+    async def _rejoin(self) -> bool:
+        await self._node.memory.rejoin()
         return True
 
     def checkpoint(self, request: Request, body: Any) -> None:
@@ -229,6 +240,7 @@ async def node_status(node: Node) -> dict[str, Any]:
         "node": settings.node_name,
         "cluster": settings.cluster,
         "version": __version__,
+        "compiled": COMPILED,
         "uptime_s": round((now_us() - node.started_at_us) / 1e6, 3),
         "context": str(replica.context),
         "vector": {f"{origin:016x}": last for origin, last in sorted(state.vector.items())},

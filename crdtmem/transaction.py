@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from crdtmem.batch import SpaceName, pack_keys
 from crdtmem.codec import MAX_DEPTH, SCALARS, check_label, freeze, pack
+from crdtmem.columns import pack_plain_keys
 from crdtmem.crdt import DATATYPES, DATATYPES_BY_CODE
 from crdtmem.entries import NO_METADATA, Metadata, ascending
 from crdtmem.errors import InvalidValue, LimitExceeded, UnknownName
@@ -137,12 +138,19 @@ class PutRun:
 
     def _seal_keys(self, limits: Limits) -> None:
         keys = self.keys
-        if set(map(type, keys)) != _STR_ONLY or "" in keys:
-            for key in keys:
-                check_label(key, "key", limits.key_bytes)
-        self.packed_keys = pack_keys(keys)
-        # No key takes more bytes than all of them.
-        if len(self.packed_keys) > limits.key_bytes < 4 * len(max(keys, key=len)):
+        plain = pack_plain_keys(keys)
+        if plain is not None:
+            self.packed_keys, longest = plain
+            over = longest > limits.key_bytes
+        else:
+            if set(map(type, keys)) != _STR_ONLY or "" in keys:
+                for key in keys:
+                    check_label(key, "key", limits.key_bytes)
+            self.packed_keys = pack_keys(keys)
+            # No key takes more bytes than all of them.
+            size, limit = len(self.packed_keys), limits.key_bytes
+            over = size > limit < 4 * len(max(keys, key=len))
+        if over:
             for key in keys:
                 check_label(key, "key", limits.key_bytes)
 

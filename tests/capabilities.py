@@ -61,6 +61,13 @@ def _command(name: str) -> Callable[[], bool]:
     return lambda: (scripts / name).exists() or shutil.which(name) is not None
 
 
+def _compiler() -> bool:
+    """Whether extensions of this Python can be compiled."""
+    command = (sysconfig.get_config_var("LDSHARED") or "").split()
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    return bool(command) and shutil.which(command[0]) is not None and headers.exists()
+
+
 CAPABILITIES: dict[str, Capability] = {
     "data": Capability(SHARED_DATA.is_dir, False, "put the data folder at ../shared/data"),
     "loro": Capability(_module("loro"), True, "pip install '.[bench]'"),
@@ -68,6 +75,7 @@ CAPABILITIES: dict[str, Capability] = {
     "uvloop": Capability(_module("uvloop"), True, "pip install ."),
     "crdtmem": Capability(_command("crdtmem"), True, "pip install ."),
     "readme": Capability((ROOT / "README.md").is_file, True, "write README.md"),
+    "compiler": Capability(_compiler, False, "install gcc, or clang, and Python's headers"),
     "git": Capability(_command("git"), False, "install git"),
     "unix_sockets": Capability(lambda: hasattr(socket, "AF_UNIX"), True, "use a POSIX system"),
     "root": Capability(lambda: os.geteuid() == 0, False, "run as root, to mount file systems"),

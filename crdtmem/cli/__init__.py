@@ -38,7 +38,9 @@ from typing import Any, Final, NamedTuple
 
 import click
 
+from crdtmem import __version__
 from crdtmem.cli.ending import EXIT_USAGE, fail
+from crdtmem.loops import COMPILED
 
 __all__ = ["COMMANDS", "CommandEntry", "main"]
 
@@ -64,6 +66,7 @@ COMMANDS: Final[Mapping[str, CommandEntry]] = MappingProxyType(
         "restore": CommandEntry("crdtmem.cli.copies", "Make a new store from a backup."),
         "rescue": CommandEntry("crdtmem.cli.rescue", "List or re-apply writes beyond a cut."),
         "evict": CommandEntry("crdtmem.cli.rescue", "Give a member up for good."),
+        "rejoin": CommandEntry("crdtmem.cli.rescue", "Join the side that gave this node up."),
         "config": CommandEntry("crdtmem.cli.config", "Check and explain the settings."),
     }
 )
@@ -93,7 +96,11 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="crdtmem", prog_name="crdtmem")
+@click.version_option(
+    __version__,
+    prog_name="crdtmem",
+    message=f"%(prog)s, version %(version)s, {'compiled' if COMPILED else 'plain'} loops",
+)
 def _root() -> None:
     """One memory for a fleet of agents, replicated and written in every region."""
 

@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from crdtmem.loops import COMPILED
 from tests.bench.report import Row
 from tests.bench.shapes import SHAPES
 
@@ -200,6 +201,7 @@ def about(plan: Plan) -> dict[str, Any]:
     """Return what the figures were measured on."""
     return {
         "python": platform.python_version(),
+        "loops": "compiled" if COMPILED else "plain",
         "loro": version("loro"),
         "pycrdt": version("pycrdt"),
         "processors": os.cpu_count(),
