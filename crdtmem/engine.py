@@ -171,6 +171,10 @@ class Engine:
         """Propose to give a member up for good. Raises ``LocalError``s."""
         return self.membership.propose(victim, forced=forced, now_us=now_us)
 
+    def rejoin(self) -> list[Effect]:
+        """Join those who gave this replica up, and whom it gave up. Raises ``ConditionFailed``."""
+        return self.membership.rejoin()
+
     # ------------------------------------------------------------------ flights
 
     def persisted(self, flight: Flight, now_us: int) -> list[Effect]:
@@ -395,8 +399,7 @@ class Engine:
 
     def told_evicted(self, peer: int, cut: int) -> list[Effect]:
         """A peer says that this replica has been evicted, with its last valid sequence."""
-        reason = f"this replica was evicted, at sequence {cut}, says {peer:016x}"
-        return self.membership.retire(reason, {self.replica_id: cut})
+        return self.membership.told_evicted(peer, cut)
 
     def install(self, installation: Installation, now_us: int) -> list[Effect]:
         """Join an installation through a flight of its own, unless it reaches beyond a cut."""

@@ -28,8 +28,9 @@ nothing is lost and nothing is collected; an alarm says who stands where, until
 an operator proposes with ``forced`` whom else to give up. *What is promised of a
 forced eviction*: it is decided by the same promises of every survivor, and has
 the same cut, but whoever was forced is not counted in any majority. An operator
-who forces on both sides of a partition gets two clusters, whose members halt
-when they meet.
+who forces on both sides of a partition gets two clusters. When they meet, both
+stay as they are, with an alarm, until an operator lets one side's members rejoin
+the other (see ``Membership.rejoin``).
 
 A cut is *final* when every survivor's counted acknowledgement covers every one
 of the promises, and with them, causally, all that anybody took. Whoever finds

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from crdtmem.causality import VersionVector
 from crdtmem.effects import Alarm, Effect, Retire
 from crdtmem.epoch import Epoch, admission_operations, founding_operations, replica_text
-from crdtmem.errors import LocalError
+from crdtmem.errors import ConditionFailed, LocalError
 from crdtmem.eviction import Evictions, Halt, SetCut
 from crdtmem.flight import FLIGHT_DELTAS
 from crdtmem.messages import Hello
@@ -79,6 +79,8 @@ class Membership:
         self._configured: set[int] = set()
         self._sponsored: set[int] = set()
         self._inherited: set[int] = set()
+        # Those that this side has given up and that have given up us, with the cut that they said.
+        self.given_up_by: dict[int, int] = {}
         self._greeted: dict[int, Hello] = {}
         self._must_react = False
         self._is_member = False
@@ -315,6 +317,48 @@ class Membership:
         if self.replica.halted is not None:
             return []
         return [*self.replica.halt(reason), Retire(reason, dict(cuts))]
+
+    def told_evicted(self, peer: int, cut: int) -> list[Effect]:
+        """A peer says that this replica has been evicted, with its last sequence that counts.
+
+        Where this replica's side has given up the peer as finally, both were forced, and
+        there are two clusters. If everybody took the other's word, nobody would be left: so
+        nobody does, until an operator says which side's members ``rejoin``.
+        """
+        if peer not in self.epoch.settled:
+            words = f"this replica was evicted, at sequence {cut}, says {peer:016x}"
+            return self.retire(words, {self.own: cut})
+        if self.given_up_by:
+            self.given_up_by[peer] = cut
+            return []
+        self.given_up_by[peer] = cut
+        words = (
+            f"replica {peer:016x} and this one have given each other up, by force on both "
+            "sides: these are two clusters now; decide which side stays, and run "
+            "`crdtmem rejoin` on each node of the other"
+        )
+        return [Alarm("given up on both sides", words, {"peer": peer, "cut": cut})]
+
+    def rejoin(self) -> list[Effect]:
+        """Give this side up for one that has given up this replica: an operator's decision.
+
+        This replica's id ends at the other side's cut, and so do those of its side; the node
+        goes on as a newcomer there, and what lies beyond is set aside. Raises ``ConditionFailed`` where no such peer
+        was met.
+        """
+        if not self.given_up_by:
+            raise ConditionFailed(
+                "no peer that this node has given up has given up this node",
+                hint="a node that was evicted rejoins by itself; for one side of a cluster that "
+                "was parted by force, wait until it has met a member of the other",
+            )
+        # Who stays there has all of this side up to its cuts, and nothing beyond.
+        cuts = {
+            member: max(self.epoch.acknowledged(peer).get(member, 0) for peer in self.given_up_by)
+            for member in self.epoch.members
+        }
+        cuts[self.own] = min(self.given_up_by.values())
+        return self.retire("an operator let this node rejoin those who had given it up", cuts)
 
     def questioned(self, reason: str) -> list[Effect]:
         """A peer holds under our id what we did not write: this store is an old copy.

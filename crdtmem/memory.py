@@ -200,12 +200,12 @@ class Memory(MemoryFace):
         is looked at only where an entry has an expiry.
         """
         space = check_space(labels, self.limits)
-        slots = self.engine.replica.state.table(space, _REGISTER).slots
-        find = slots.get
+        # The table stays while its slots are replaced: by a snapshot, or by a new engine.
+        table = self.engine.replica.state.table(space, _REGISTER)
         careful = self.engine.replica.peek
 
         def read(key: str, default: Any = None) -> Any:
-            slot = find(key)
+            slot = table.slots.get(key)
             if slot is None:
                 return default
             if type(slot) is tuple and slot[2].expires_at_us is None:
@@ -257,6 +257,16 @@ class Memory(MemoryFace):
         """
         self.runtime.check_open()
         self.runtime.apply(self.engine.evict(replica, self.runtime.now_us(), forced=forced))
+
+    async def rejoin(self) -> None:
+        """Join the other side of a cluster in which both sides were given up by force.
+
+        This replica's id ends; the node goes on under a new one, with what the other side
+        lacks of it set aside (see ``set_aside``). Raises ``ConditionFailed`` where no such
+        side was met.
+        """
+        self.runtime.check_open()
+        self.runtime.apply(self.engine.rejoin())
 
     async def joined(self) -> Context:
         """Return what this replica has joined and published now."""

@@ -11,18 +11,40 @@ Invariants: what a node refuses is returned, not raised: operators live with tha
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from crdtmem.checkpointing import Checkpointer
+from crdtmem.effects import Effect
 from crdtmem.errors import CrdtmemError, Overloaded
 from simulations.node import Machine
 from simulations.world import World
 
-__all__ = ["cut_log", "evict", "evictions_pending", "finish_evictions", "found_anew"]
+__all__ = ["cut_log", "evict", "evictions_pending", "finish_evictions", "found_anew", "rejoin"]
 
 
 def evict(machine: Machine, replica: int, *, forced: bool = False) -> CrdtmemError | None:
     """Give up a member for good, as ``crdtmem evict`` does on a machine; returns why not."""
+    executor = machine.executor
+    if executor is None:
+        return Overloaded("the node is down")
+    refused = _ask(
+        machine, lambda: executor.engine.evict(replica, executor.now_us(), forced=forced)
+    )
+    machine.world.note("evict", machine.name, f"{replica:016x}", int(refused is not None))
+    machine.world.sometimes("an eviction refused" if refused else "an eviction proposed")
+    return refused
+
+
+def rejoin(machine: Machine) -> CrdtmemError | None:
+    """Let a machine join those that gave it up, as ``crdtmem rejoin`` does; returns why not."""
+    refused = _ask(machine, lambda: machine.engine.rejoin())
+    machine.world.note("rejoin", machine.name, "", int(refused is not None))
+    return refused
+
+
+def _ask(machine: Machine, work: Callable[[], list[Effect]]) -> CrdtmemError | None:
+    """Let a node carry out what an operator asks of it; returns the refusal."""
     executor = machine.executor
     if executor is None:
         return Overloaded("the node is down")
@@ -31,13 +53,11 @@ def evict(machine: Machine, replica: int, *, forced: bool = False) -> CrdtmemErr
     def ask() -> None:
         try:
             executor.check_open()
-            executor.apply(executor.engine.evict(replica, executor.now_us(), forced=forced))
+            executor.apply(work())
         except CrdtmemError as error:
             refused.append(error)
 
     machine.enter(ask)
-    machine.world.note("evict", machine.name, f"{replica:016x}", len(refused))
-    machine.world.sometimes("an eviction refused" if refused else "an eviction proposed")
     return refused[0] if refused else None
 
 

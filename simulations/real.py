@@ -325,6 +325,10 @@ class RealStage(Stage):
             raise BadPlan(f"{by} refuses to give {victim} up: {refused}") from refused
         self._given_up.add(self._ids[victim])
 
+    def rejoin(self, whom: Whom) -> None:
+        """See ``Stage``."""
+        self._refuse("rejoining")
+
     def upgrade(self, whom: Whom, version: int = 2) -> None:
         """See ``Stage``."""
         self._refuse("another version of the program")

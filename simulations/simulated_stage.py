@@ -27,20 +27,11 @@ from simulations.history import Call
 from simulations.kernel import Kernel
 from simulations.network import Link
 from simulations.node import Machine
-from simulations.operators import evict
+from simulations.operators import evict, rejoin
 from simulations.picture import Divergence
 from simulations.plan import Place, Plan
 from simulations.runner import FOUNDING_S, Outcome, Run
-from simulations.stage import (
-    FINAL_S,
-    SPACE,
-    Receipt,
-    Scenario,
-    Stage,
-    Whom,
-    load_scenario,
-    mixed,
-)
+from simulations.stage import FINAL_S, SPACE, Receipt, Scenario, Stage, Whom, load_scenario, mixed
 from simulations.steps import Step
 from simulations.workloads import WORKLOADS
 from simulations.world import SECOND, World
@@ -395,6 +386,13 @@ class SimulatedStage(Stage):
         refused = evict(self._running(by), replica, forced=forced)
         if refused is not None:
             raise BadPlan(f"{by} refuses to give {victim} up: {refused}")
+
+    def rejoin(self, whom: Whom) -> None:
+        """See ``Stage``."""
+        for name in self.named(whom):
+            refused = rejoin(self._running(name))
+            if refused is not None:
+                raise BadPlan(f"{name} cannot rejoin: {refused}")
 
     def upgrade(self, whom: Whom, version: int = 2) -> None:
         """See ``Stage``."""

@@ -300,6 +300,10 @@ class Stage(ABC):
         """Let a machine propose to give another up for good. The victim stays as it is."""
 
     @abstractmethod
+    def rejoin(self, whom: Whom) -> None:
+        """Let machines join those that gave them up, and that they gave up: see the command."""
+
+    @abstractmethod
     def upgrade(self, whom: Whom, version: int = 2) -> None:
         """Restart machines with a program that speaks the protocol from 1 up to a version.
 

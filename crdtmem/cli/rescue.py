@@ -1,4 +1,4 @@
-"""``crdtmem evict`` and ``crdtmem rescue``: giving a member up, and what it had written."""
+"""``crdtmem evict``, ``rejoin`` and ``rescue``: members given up, and what they had written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from crdtmem.cli.base import EXIT_FOUND, ask, json_text, node_options, print_jso
 from crdtmem.cli.times import local_time
 from crdtmem.client import Client
 
-__all__ = ["evict_command", "rescue_command"]
+__all__ = ["evict_command", "rejoin_command", "rescue_command"]
 
 _RESCUE_MS = 86_400_000
 
@@ -47,6 +47,27 @@ def evict_command(replica: str, forced: bool, as_json: bool, **where: Any) -> No
         print_json({"proposed": f"{number:016x}", "forced": forced})
     else:
         click.echo(f"proposed; `crdtmem status` shows when {number:016x} is no member any more")
+
+
+@click.command("rejoin")
+@node_options
+def rejoin_command(as_json: bool, **where: Any) -> None:
+    """Join the other side of a cluster whose two sides were given up by force.
+
+    Where `crdtmem evict --forced` was used on both sides of a partition there are two
+    clusters, and once they meet again each node names the other side in an alarm. Decide
+    which side stays, and run this on each node of the other. It goes on under a new id; what
+    it had written since is set aside in its own store, and written anew by `crdtmem rescue`.
+    """
+
+    async def rejoin(client: Client) -> None:
+        await client.call("rejoin", None)
+
+    ask(rejoin, **where)
+    if as_json:
+        print_json({"rejoined": True})
+    else:
+        click.echo("this node goes on under a new id; `crdtmem rescue` lists what was set aside")
 
 
 @click.command("rescue")

@@ -11,6 +11,7 @@ from typing import Final
 
 from simulations.scenarios import (
     agents_move,
+    both_sides_forced,
     bridge_node,
     budget_under_partition,
     clock_storm,
@@ -48,6 +49,7 @@ _FILES: Final = (
     thundering_rejoin,
     hot_key,
     evicted_returns,
+    both_sides_forced,
     slow_peer,
     bridge_node,
     half_the_cluster_dies,
