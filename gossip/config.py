@@ -23,6 +23,8 @@ __all__ = ["LAN", "LOCAL", "PROFILES", "WAN", "Config", "profile"]
 
 _SECOND: Final = 1_000_000
 _MS: Final = 1_000
+_PACKET_OVERHEAD: Final = 200
+"""What a packet has besides one record or payload: seal, header, stamps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,13 @@ class Config:
                 hint="a probe must be over before the next begins",
                 setting="probe_timeout_us",
             )
+        for name in ("profile_bytes", "user_payload_bytes"):
+            if getattr(self, name) > self.packet_bytes - _PACKET_OVERHEAD:
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)}, which does not fit into a packet",
+                    hint=f"packet_bytes must be {_PACKET_OVERHEAD} more",
+                    setting=name,
+                )
 
 
 _RANGES: Final = {

@@ -200,8 +200,8 @@ class Keyring:
             )
         until_us = 1 if compromised else max(1, wall_us + self._grace_us)
         self._keys[number] = replace(key, until_us=until_us)
-        self.expire(wall_us)
         self._settle()
+        self.expire(wall_us)
         return self._change(number)
 
     def expire(self, wall_us: int) -> bool:
@@ -231,8 +231,9 @@ class Keyring:
         before = self._hash
         for key in _decode(state):
             self._admit(key)
-        self.expire(wall_us)
+        # Settled first: only then is it known which key stays, however all were removed.
         self._settle()
+        self.expire(wall_us)
         return self._hash != before
 
     # -------------------------------------------------------------- persisted form

@@ -44,7 +44,7 @@ from gossip.wire import (
 )
 from tests.gossip import shapes_drawn as drawn
 
-_ROOMY = Config(profile_bytes=4_096)
+_ROOMY = Config(profile_bytes=4_096, packet_bytes=8_192)
 _SENDER = Stamp(7, 1, 0)
 
 
