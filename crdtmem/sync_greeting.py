@@ -65,12 +65,32 @@ def judge(host: SyncHost, hello: Hello, mine: Hello) -> tuple[RemoteError | None
             # Of two that share our id the one that knows less of it is the copy.
             return verdict
         reason = f"another node ({hello.node!r}) runs under our replica id"
-        alarm = Alarm("clone", reason, {"replica": hello.replica, "address": hello.address})
+        effects: list[Effect] = [
+            Alarm("clone", reason, {"replica": hello.replica, "address": hello.address})
+        ]
+        if _is_lesser_copy(mine, hello):
+            last = mine.vector.get(mine.replica, 0)
+            effects += host.identity_questioned(hello.replica, last, "as much of ours as we have")
         return ForkDetected(
             f"both ends are replica {hello.replica:016x}",
             hint="one is a copy of the other's store, or a node configured as its own peer",
-        ), [alarm]
+        ), effects
     return _forked(host, hello)
+
+
+def _is_lesser_copy(mine: Hello, theirs: Hello) -> bool:
+    """Of two with one id and one history of it, tell whether we are the one to take another.
+
+    Nobody else can tell them apart, so both would get half of what is sent to either. It is
+    whoever knows less in all; a node that met itself, by name and address, never does.
+    """
+    if (mine.node, mine.address) == (theirs.node, theirs.address):
+        return False
+    ours, others = (
+        (sum(hello.vector.values()), hello.boot, hello.node, hello.address)
+        for hello in (mine, theirs)
+    )
+    return ours < others
 
 
 def _is_of_another(host: SyncHost, hello: Hello) -> bool:

@@ -119,6 +119,12 @@ class Inflow:
         It does not say that again; but what it acknowledges after its own batches counts only
         once those have been joined here, and some may never be: see ``epoch``.
         """
+        fenced, held = self.host.fenced, self.host.state.vector
+        for replica in changed.keys() & fenced.keys():
+            # It went on with the history that was refused here, so here it never can go on.
+            longer = changed[replica] > held.get(replica, 0) and replica != session.replica
+            if longer and self.host.yields_to(session.replica, True):
+                return fork_lost(self.host, session.replica, replica, [])[1]
         vector = VersionVector(changed)
         vector.join(session.shown)
         session.shown = VersionVector()

@@ -174,6 +174,8 @@ class History(Watcher):
         self.past: dict[str, View] = {}
         self.harms: dict[str, list[str]] = {}
         self._firsts: dict[int, list[int]] = {}
+        # The last sequence of each replica, in whichever of its histories it was written.
+        self._furthest: dict[int, int] = {}
         self._contexts: dict[bytes, VersionVector] = {}
         self._effects: dict[bytes, tuple[list[int], list[int]]] = {}
         self._open: dict[str, dict[int, Call]] = {}
@@ -317,6 +319,8 @@ class History(Watcher):
             return
         batch = decode_batch(record.data, known_fields=NESTED)
         self.by_hash[batch.hash] = batch
+        furthest = max(self._furthest.get(record.replica, 0), record.last_sequence)
+        self._furthest[record.replica] = furthest
         name = (record.replica, record.first_sequence)
         if machine not in self.machines_of.get(record.replica, ()):
             self.unsourced.append((batch, machine))
@@ -417,7 +421,9 @@ class History(Watcher):
     def unknown(self, vector: Mapping[int, int]) -> dict[int, int]:
         """Return what a vector claims of each replica beyond what was ever durable."""
         return {
-            replica: last for replica, last in sorted(vector.items()) if last > self.last(replica)
+            replica: last
+            for replica, last in sorted(vector.items())
+            if last > self._furthest.get(replica, 0)
         }
 
     def context(self, batch: Batch) -> VersionVector:

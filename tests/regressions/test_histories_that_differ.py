@@ -8,6 +8,8 @@ superseded for evidence against the other.
 
 from __future__ import annotations
 
+import pytest
+
 from crdtmem.chains import sort_out
 from simulations.faults import clean_links
 from simulations.node import Machine
@@ -98,11 +100,24 @@ def test_histories_that_become_as_long_after_a_greeting_are_not_repaired() -> No
     m1, m2 = world.machines["m1"], world.machines["m2"]
 
     def agreed() -> bool:
-        return all(m.up and m.replica.writable for m in (m1, m2)) and (
-            m1.replica.tips[former] == m2.replica.tips[former]
-            if former in m1.replica.tips and former in m2.replica.tips
-            else False
-        )
+        machines = (m1, m2)
+        if not all(m.up and m.replica.writable and former in m.replica.tips for m in machines):
+            return False
+        return m1.replica.tips[former] == m2.replica.tips[former]
 
     world.run_until(agreed, "one history", within_s=120)
     assert not world.alarms["repaired"]
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_who_fenced_an_id_follows_when_others_hold_more_of_it(alone: bool) -> None:
+    """Found in worlds of many clones: who had refused a history never asked for it again."""
+    world, former = _forked(writes_of_copy=1)
+    m0, m1 = world.machines["m0"], world.machines["m1"]
+    # The original introduces itself to one of the other side, is refused, and is fenced there.
+    world.network.heal(["m0"], ["m2"])
+    put_and_wait(m0, [("more", 3)])
+    world.run(15 if alone else 0.5)
+    _settle(world)
+    assert _is_kept(world, former, "more")
+    assert m1.up
