@@ -107,10 +107,10 @@ class Mesh:
         self._wide: Swim | None = None
         self._regions = Regions(me.profile.region, local.members, chance)
         self._beliefs = Beliefs(self._local, self._regions)
-        self._viewing = Viewing(self._beliefs, self._regions, local, chance)
-        self._referrals = Referrals()
+        self._viewing = Viewing(self._beliefs, self._regions, local, chance, self.counters)
+        self._referrals = Referrals(self.counters)
         self._seeds: tuple[str, ...] = ()
-        self._rotation = Rotation(seal.keyring)
+        self._rotation = Rotation(seal.keyring, self.counters)
         self._annotation = b""
         self._running = False
         self._candidate_us: int | None = None
@@ -135,6 +135,7 @@ class Mesh:
         swim = self._pool(packet.pool)
         if swim is None:
             return self._refer_packet(packet, now_us)
+        swim.counters.bytes_received += len(data)
         effects: list[Effect] = []
         for message in packet.messages:
             if isinstance(message, Referral):

@@ -12,6 +12,7 @@ each; whoever takes one knocks only at addresses that are new to it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
@@ -29,8 +30,8 @@ _SECOND: Final = 1_000_000
 class Referrals:
     """The referrals that one node gives."""
 
-    def __init__(self) -> None:
-        self.given = 0
+    def __init__(self, counters: Counter[str]) -> None:
+        self.counters = counters
         self._second = 0
         self._count = 0
 
@@ -42,7 +43,7 @@ class Referrals:
         if not addresses or self._count >= _PER_S:
             return None
         self._count += 1
-        self.given += 1
+        self.counters["referrals"] += 1
         return Referral(region, addresses)
 
 

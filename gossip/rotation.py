@@ -28,8 +28,8 @@ __all__ = ["Rotation"]
 class Rotation:
     """The ring of one node; ``None`` in plain mode, where nothing can be rotated."""
 
-    def __init__(self, ring: Keyring | None) -> None:
-        self.counters: Counter[str] = Counter()
+    def __init__(self, ring: Keyring | None, counters: Counter[str]) -> None:
+        self.counters = counters
         self._ring = ring
         self._seen = 0 if ring is None else ring.state_hash
 

@@ -38,8 +38,15 @@ _OUT: Final = 32
 class Viewing:
     """One node's part in passing views on. Exchanges are numbered by themselves."""
 
-    def __init__(self, beliefs: Beliefs, regions: Regions, config: Config, chance: Random) -> None:
-        self.counters: Counter[str] = Counter()
+    def __init__(
+        self,
+        beliefs: Beliefs,
+        regions: Regions,
+        config: Config,
+        chance: Random,
+        counters: Counter[str],
+    ) -> None:
+        self.counters = counters
         self.gateways: tuple[int, ...] = ()
         """Those of one's own region, the active one first."""
         self._beliefs = beliefs
