@@ -84,7 +84,7 @@ class Inquiries:
         brief = brief and not (entry is not None and entry.degraded)
 
         def answered(probe: Probe, answer: Answered) -> None:
-            self._answered(probe, answer, places[1:], believed=believed)
+            self._answered(probe, answer, believed=believed)
 
         def silent(_probe: Probe) -> None:
             self._silent(member, places[1:])
@@ -93,24 +93,16 @@ class Inquiries:
             member, places[0], answered, silent,
             timeout_us=timeout_us,
             verdict_us=timeout_us if brief else 2 * timeout_us,
-            whoever=True, voidable=False, stream=not brief, before=accusation,
+            whoever=True, only=True, voidable=False, stream=not brief, before=accusation,
             helpers=0 if believed or record is None else pool.config.indirect_probes,
         )  # fmt: skip
         if not self._prober.put(probe):
             del self._out[member]
 
-    def _answered(
-        self, probe: Probe, answer: Answered, places: list[str], *, believed: bool
-    ) -> None:
+    def _answered(self, probe: Probe, answer: Answered, *, believed: bool) -> None:
         pool, news = self._pool, self._news
         member = probe.member
         record, accusation, _ = self._out[member]
-        if answer.stamp.member != member:
-            # Somebody else lives there now.
-            if answer.record is not None:
-                news.alive(answer.record)
-            self._silent(member, places)
-            return
         entry = pool.table.get(member)
         if entry is not None:
             news.answered(entry, answer.stamp)

@@ -63,6 +63,9 @@ class Probe:
     """Both are durations from the ping."""
     whoever: bool = False
     """Whether the answerer shall say who it is: its answer then brings its record."""
+    only: bool = False
+    """Whether nobody's answer but the member's counts: a stranger can redirect the question to
+    somebody else, whose answer then says nothing of the member."""
     helpers: int = 0
     stream: bool = False
     voidable: bool = True
@@ -212,9 +215,7 @@ class Prober:
         if probe is None:
             self._take_late(ack, direct)
             return
-        if (probe.member not in (0, ack.stamp.member) and not probe.whoever) or (
-            not direct and not probe.asked
-        ):
+        if not _may_answer(probe, ack.stamp) or (not direct and not probe.asked):
             pool.refuse("answer")
             return
         pool.counters.acks += 1
@@ -270,8 +271,8 @@ class Prober:
         if not isinstance(body, AckFrame):
             return
         stamp = body.ack.stamp
-        named = probe.whoever or stamp.member == probe.member
-        if body.ack.sequence != probe.sequence or body.record.stamp != stamp or not named:
+        whole = body.ack.sequence == probe.sequence and body.record.stamp == stamp
+        if not whole or not _may_answer(probe, stamp):
             pool.refuse("answer")
             return
         found = Answered(stamp, body.record, direct=True, streamed=True)
@@ -328,3 +329,7 @@ class Prober:
         del self._relays[sequence]
         self._pool.agenda.cancel(("nack", sequence))
         self._pool.agenda.cancel(("relay", sequence))
+
+
+def _may_answer(probe: Probe, stamp: Stamp) -> bool:
+    return stamp.member == probe.member or not probe.member or (probe.whoever and not probe.only)

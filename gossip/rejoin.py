@@ -150,7 +150,10 @@ class Rejoin:
         if record.member == self._pool.me.member:
             self.mine(probe.address)
             return
-        self._news.alive(record, proven=True)
+        known = self._pool.table.get(record.member)
+        # It is somebody's answer from there, but not proof of a member that lives elsewhere:
+        # who answers at an address that was sought may claim any life of anybody.
+        self._news.alive(record, proven=known is None or not known.live)
         entry = self._pool.table.get(record.member)
         if entry is not None and entry.live:
             self._pool.counters.rejoined += 1

@@ -16,7 +16,7 @@ from typing import Any
 
 from gossip.config import LOCAL, Config
 from gossip.effects import Answer, Effect, Exchange, MemberChanged, SendDatagram
-from gossip.frame_wire import encode_frame
+from gossip.frame_wire import decode_frame, encode_frame
 from gossip.frames import (
     AckFrame,
     Body,
@@ -79,8 +79,10 @@ class Pool:
         """What each machine reported, with its id."""
         self.heard: list[bytes] = []
         """Datagrams as they crossed the network, the latest hundred."""
-        self.asked: list[tuple[int, int]] = []
-        """Exchanges that went to the hostile address: who asks, its number."""
+        self.asked: list[tuple[int, Exchange]] = []
+        """Exchanges that went to the hostile address, and who asks."""
+        self.caught: list[tuple[int, bytes]] = []
+        """Datagrams that went to the hostile address, and who sent them."""
         self.machines: dict[int, Swim] = {}
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
         self._turn = 0
@@ -122,6 +124,8 @@ class Pool:
         if target is not None:
             data, source = effect.data, address(sender)
             self._at(LATENCY_US, lambda: self.datagram(target, data, source))
+        elif effect.address == HOSTILE_ADDRESS:
+            self.caught.append((sender, effect.data))
 
     def datagram(self, target: int, data: bytes, source: str) -> None:
         """Give a machine a datagram now."""
@@ -140,7 +144,7 @@ class Pool:
         target = self._find(effect.address)
         if target is None:
             if effect.address == HOSTILE_ADDRESS:
-                self.asked.append((member, effect.number))
+                self.asked.append((member, effect))
             else:
                 self._at(LATENCY_US, lambda: self.answered(member, effect.number, None))
             return
@@ -188,6 +192,7 @@ class Hostile:
         self.pool = pool
         self.me = 66
         self._number = 0
+        self._own = Seal("c", Keyring([key]), b"hostile receiver")
         self._seals = [
             Seal("c", Keyring([key]), (1_000 + number).to_bytes(16, "big")) for number in range(8)
         ]
@@ -296,7 +301,37 @@ class Hostile:
             data[5:21] = chance.randbytes(16)
         return bytes(data)
 
+    def answer(self, data: bytes) -> bytes | None:
+        """Return an answer to a datagram that came to the hostile address, if it asks anything:
+        the right sequence, in anybody's name."""
+        packet = self._own.open(data, self.pool.config)
+        stamp = self.stamp()
+        said: list[Message] = []
+        for message in packet.messages:
+            if isinstance(message, Ping):
+                said.append(Ack(message.sequence, stamp, 1, 1))
+            elif isinstance(message, PingRequest):
+                vouched = self.chance.random() < 0.5
+                sequence = message.sequence
+                said.append(Ack(sequence, stamp, 0, 0) if vouched else Nack(sequence))
+        if not said:
+            return None
+        if self.chance.random() < 0.8:
+            said.append(Alive(replace(self.record(), **stamp._asdict())))
+        sender = self.chance.choice([stamp, stamp, Stamp(self.me, 1, 0)])
+        return self.sealed(encode_packet(Packet(TAG, sender, 0, tuple(said))))
+
     # ------------------------------------------------------------------ frames
+
+    def answer_frame(self, asked: bytes) -> bytes:
+        """Return an answer to a frame: to a probe the right one in anybody's name."""
+        body = decode_frame(asked, self.pool.config).body
+        stamp = self.stamp()
+        if not isinstance(body, PingFrame):
+            return self.frame()
+        said = replace(self.record(), **stamp._asdict())
+        answer = AckFrame(Ack(body.ping.sequence, stamp, 1, 1), said)
+        return encode_frame(Frame(TAG, stamp, answer), self.pool.config)
 
     def frame(self) -> bytes:
         """Return a well-formed frame that says anything."""

@@ -93,9 +93,14 @@ def _attack(pool: Pool, hostile: Hostile, target: int) -> None:
     elif choice < 9:
         pool.stream(target, hostile.broken_frame())
     if pool.asked:
-        member, number = pool.asked.pop()
-        answer = chance.choice([None, hostile.frame(), hostile.broken_frame()])
-        pool.answered(member, number, answer)
+        member, exchange = pool.asked.pop()
+        answers = [hostile.answer_frame(exchange.frame), hostile.frame(), hostile.broken_frame()]
+        pool.answered(member, exchange.number, chance.choice([None, *answers]))
+    while pool.caught:
+        member, data = pool.caught.pop()
+        answer = hostile.answer(data)
+        if answer is not None:
+            pool.datagram(member, answer, source)
     if chance.random() < 0.2:
         pool.advance(chance.choice([1, 1_000, 50_000, 200_000]))
 
