@@ -183,10 +183,12 @@ class Inbox:
         return batch
 
     def give_back(self, batches: list[Batch]) -> None:
-        """Put batches back whose flight was not committed."""
+        """Put batches back whose flight was not committed; some may have come again meanwhile."""
         for batch in batches:
-            self._waiting.setdefault(batch.header.replica, {})[batch.header.first] = batch
-            self.size += len(batch.data)
+            waiting = self._waiting.setdefault(batch.header.replica, {})
+            if batch.header.first not in waiting:
+                waiting[batch.header.first] = batch
+                self.size += len(batch.data)
 
     def missing(self, vector: Mapping[int, int]) -> dict[int, int]:
         """Return, per replica, the sequence through which waiting batches show a gap."""

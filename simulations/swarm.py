@@ -58,6 +58,7 @@ _TINY: Final[dict[str, tuple[int, ...]]] = {
     "sync.credit_bytes": (1 << 18, 1 << 20),
     "sync.read_bytes": (2_000, 1 << 18),
     "sync.acknowledge_us": (1_000, 10_000, 200_000),
+    "sync.unhurried_us": (1_000, 30_000, 1_000_000),
     "sync.relay_us": (5_000, 50_000, 500_000),
     "sync.push_us": (300_000, 2_000_000),
     "sync.request_us": (2_000_000, 10_000_000),
