@@ -20,6 +20,7 @@ __all__ = ["Damping"]
 
 _LONGEST: Final = 64
 """Half-lives after which a penalty is nothing."""
+_QUICK: Final = 0.5
 
 
 class Damping:
@@ -46,7 +47,8 @@ class Damping:
         # Bounded, so that even a long storm is over two half-lives after its end.
         self._penalty = min(2.0 * self._limit, self.penalty(now_us) + 1)
         self._since_us = now_us
-        self._damped = self._damped or self._penalty >= self._limit
+        # Deaths in quick succession count as so many, though each halves the others a little.
+        self._damped = self._damped or self._penalty >= self._limit - _QUICK
 
     def damped(self, now_us: int) -> bool:
         """Whether the member should be given no duties now."""

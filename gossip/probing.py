@@ -34,7 +34,7 @@ _RECHECKERS: Final = 32
 """How many members, on average, probe one suspect in one interval."""
 _KEPT: Final = 4
 """Up to so many members are probed in the same order round by round."""
-_STREAM_ONLY: Final = 2
+_STREAM_ONLY: Final = 3
 """After so many answers in a row over streams only, a member is degraded."""
 
 
