@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from simulations.runner import Outcome, run
-from simulations.sometimes import missed
+from simulations.sometimes import Coverage
 from simulations.swarm import draw_plan
 
 __all__ = ["Summary", "repeat_command", "run_campaign", "run_seed"]
@@ -47,6 +47,7 @@ class Summary:
     bytes: int = 0
     slowest_converged_us: int = 0
     twice: bool = False
+    coverage: Coverage = field(default_factory=Coverage)
     sometimes: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     alarms: Counter[str] = field(default_factory=Counter)
@@ -61,6 +62,7 @@ class Summary:
         self.events += outcome.events
         self.bytes += outcome.bytes
         self.slowest_converged_us = max(self.slowest_converged_us, outcome.converged_us)
+        self.coverage.add(outcome.reached, outcome.injected)
         self.sometimes.update(outcome.reached)
         self.faults.update(outcome.injected)
         self.alarms.update(outcome.alarms)
@@ -68,8 +70,8 @@ class Summary:
 
     @property
     def never(self) -> list[str]:
-        """The rare paths that this many runs must have reached, and did not."""
-        return missed(self.runs, self.sometimes, self.faults)
+        """The rare paths that these runs must have reached, and did not."""
+        return self.coverage.missed
 
     @property
     def exit_code(self) -> int:
