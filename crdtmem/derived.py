@@ -16,7 +16,8 @@ retry counts once as long as it comes within so many transactions.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from itertools import islice
 from typing import Any, Final
 
 from crdtmem.batch import Batch, Segment, SpaceName
@@ -27,10 +28,17 @@ from crdtmem.policy import DEFAULT_POLICY, SYSTEM_SPACE, Policy, policy_key, pol
 from crdtmem.reading import SpaceReader
 from crdtmem.table import State, Table
 
-__all__ = ["KNOWN_OPERATIONS", "KnownOperations", "Policies", "collectible_keys"]
+__all__ = [
+    "KNOWN_OPERATIONS",
+    "KnownOperations",
+    "Policies",
+    "collectible_in_slices",
+    "collectible_keys",
+]
 
 KNOWN_OPERATIONS: Final = 100_000
 _REGISTER: Final = 1
+_SLICE_KEYS: Final = 4_000
 _NOBODY: Final = Stamp(0, 0, 0)
 
 
@@ -113,11 +121,31 @@ def collectible_keys(state: State) -> dict[tuple[SpaceName, int], set[str]]:
 
     Whoever publishes batches notes these from their segments; a recovered state has none.
     """
+    work = collectible_in_slices(state)
+    while True:
+        try:
+            next(work)
+        except StopIteration as done:
+            found: dict[tuple[SpaceName, int], set[str]] = done.value
+            return found
+
+
+def collectible_in_slices(
+    state: State,
+) -> Generator[None, None, dict[tuple[SpaceName, int], set[str]]]:
+    """Find the same a slice at a time; nothing may change meanwhile."""
     found: dict[tuple[SpaceName, int], set[str]] = {}
     for place, table in state.tables.items():
-        # Most tables hold nothing of the kind, which is quicker to tell of all keys at once.
-        if DATATYPES_BY_CODE[table.datatype].collectible and _leaves_behind(table, table.slots):
-            found[place] = {key for key in table.slots if _leaves_behind(table, (key,))}
+        if not DATATYPES_BY_CODE[table.datatype].collectible:
+            continue
+        keys = iter(table.slots)
+        while part := list(islice(keys, _SLICE_KEYS)):
+            # Most hold nothing of the kind, which is quicker to tell of many keys at once.
+            if _leaves_behind(table, part):
+                left = {key for key in part if _leaves_behind(table, (key,))}
+                found.setdefault(place, set()).update(left)
+            if len(part) == _SLICE_KEYS:
+                yield
     return found
 
 

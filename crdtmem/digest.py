@@ -158,6 +158,12 @@ class DotDigest:
         self._first = (self._first + first) & _MASK
         self._second = (self._second + second) & _MASK
 
+    def take_in(self, other: DotDigest) -> None:
+        """Note what another digest noted, added and removed."""
+        first, second = other.value()
+        self._first = (self._first + first) & _MASK
+        self._second = (self._second + second) & _MASK
+
     def value(self) -> Lanes:
         """Return the digest as two integers of 64 bits."""
         if self._pending:

@@ -25,9 +25,10 @@ from enum import Enum
 
 from crdtmem.batch import GENESIS_HASH, Batch
 from crdtmem.causality import VersionVector
+from crdtmem.effects import Alarm
 from crdtmem.errors import ForkDetected
 
-__all__ = ["Inbox", "Tip", "Verdict"]
+__all__ = ["Inbox", "Tip", "Verdict", "written_elsewhere"]
 
 Tip = tuple[int, bytes]
 """The last sequence joined of a replica, and the hash of the batch that ended there."""
@@ -206,3 +207,9 @@ class Inbox:
     def _drop(self, replica: int) -> None:
         for batch in self._waiting.pop(replica, {}).values():
             self.size -= len(batch.data)
+
+
+def written_elsewhere(batch: Batch) -> Alarm:
+    """Return the alarm that our own id writes elsewhere: a clone, or a tail that was lost."""
+    message = f"a batch of this replica's own id, through {batch.header.last}, came from a peer"
+    return Alarm("fork", message, {"replica": batch.header.replica, "sequence": batch.header.first})

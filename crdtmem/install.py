@@ -26,8 +26,7 @@ Invariants: installing is idempotent; nothing covered by the local vector is
 brought back to life except by a correction; the vector that results covers
 exactly what was joined.
 
-The join is the ORSWOT merge of Bieniusa et al., "An Optimized Conflict-free
-Replicated Set" (2012), per place.
+How states are joined, a slice at a time, is ``merging``'s.
 """
 
 from __future__ import annotations
@@ -35,25 +34,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from itertools import islice
-from operator import itemgetter, sub
 from typing import Any, Final
 
 from crdtmem.batch import Batch, SpaceName, decode_batch
 from crdtmem.causality import VersionVector
 from crdtmem.codec import pack, unpack
-from crdtmem.entries import (
-    EMPTY,
-    SEQUENCE_BITS,
-    SEQUENCE_MASK,
-    Entry,
-    Field,
-    Siblings,
-    Slot,
-    as_siblings,
-    as_slot,
-)
+from crdtmem.derived import collectible_in_slices
+from crdtmem.entries import SEQUENCE_BITS, SEQUENCE_MASK
 from crdtmem.errors import MalformedFrame
+from crdtmem.flight import Flight
+from crdtmem.merging import Merge, add_entries, drop_entries, late_dots, merge_states
 from crdtmem.snapshot import (
     SnapshotHeader,
     decode_header,
@@ -61,21 +51,19 @@ from crdtmem.snapshot import (
     encode_header,
     load_chunk,
 )
-from crdtmem.table import Overlay, Shape, State, Table
+from crdtmem.table import Shape, State
 
 __all__ = [
     "Assembler",
     "Installation",
+    "InstallationStage",
     "Kind",
     "dots_from_flat",
     "flat_dots",
-    "join_states",
 ]
 
 _MARKER_VERSION: Final = 1
 _DOTS_PER_PART: Final = 50_000
-
-_dot_of: Final = itemgetter(0)
 
 Tips = Mapping[int, tuple[int, bytes]]
 
@@ -107,24 +95,48 @@ class Installation:
     wanted: set[int] = field(default_factory=set)
     dropped: set[int] = field(default_factory=set)
     batches: list[Batch] = field(default_factory=list)
+    # Where it holds what is to be collected one day: known once it has been staged.
+    collectible: dict[tuple[SpaceName, int], set[str]] = field(default_factory=dict)
 
-    def overlay(self, local: State) -> Overlay:
+    def overlay(self, local: State) -> Merge:
         """Return the join upon ``local``, at its vector, as an overlay to publish."""
+        merge = Merge(local)
+        for _ in self.work(merge):
+            pass
+        return merge
+
+    def work(self, merge: Merge) -> Iterator[None]:
+        """Stage the join, a slice at a time."""
+        local = merge.state
         if self.kind is Kind.WHOLE:
-            return join_states(local, self.state)
-        overlay = Overlay(local)
-        if self.kind is Kind.CORRECTION:
+            yield from merge_states(merge, self.state)
+        elif self.kind is Kind.DIFFERENCE:
+            yield from self._join_difference(merge)
+        elif local.vector == self.header.vector:
             # What was decided at one vector says nothing of any other.
-            if local.vector == self.header.vector:
-                _drop(overlay, self.dropped)
-                _add(overlay, self.state, None)
-            return overlay
-        _join_difference(overlay, self)
+            yield from drop_entries(merge, self.dropped)
+            yield from add_entries(merge, self.state, None)
+        yield from merge.settle()
+        self.collectible = yield from collectible_in_slices(self.state)
+
+    def _join_difference(self, merge: Merge) -> Iterator[None]:
+        local = merge.state
+        arrived = {
+            replica: (self.base.get(replica, 0), last)
+            for replica, last in local.vector.meet(self.compared).items()
+            if last > self.base.get(replica, 0)
+        }
+        late: set[int] = set()
+        if arrived:
+            # What arrived since is judged by what was live at the vector that was compared.
+            yield from late_dots(local, arrived, late)
+        yield from drop_entries(merge, self.dropped | (late - self.wanted))
+        yield from add_entries(merge, self.state, local.vector)
         for batch in self.batches:
             if batch.header.last > local.vector.get(batch.header.replica, 0):
                 for segment in batch.segments:
-                    overlay.join(segment)
-        return overlay
+                    merge.join(segment)
+                yield
 
     def vector(self, local: Mapping[int, int]) -> VersionVector:
         """Return the vector after installing upon a state at ``local``."""
@@ -244,189 +256,37 @@ def dots_from_flat(runs: Any) -> list[int]:
     return dots
 
 
-# ------------------------------------------------------------------ joining states
+# ------------------------------------------------------------------ staging
 
 
-def join_states(local: State, snapshot: State) -> Overlay:
-    """Return the join of two whole states, each complete at its vector, upon ``local``."""
-    overlay = Overlay(local)
-    gathered: dict[SpaceName, list[int]] = {}
-    for space, datatype in [*local.tables, *(snapshot.tables.keys() - local.tables.keys())]:
-        mine = local.table(space, datatype)
-        theirs = snapshot.find(space, datatype)
-        added = gathered.setdefault(space, [])
-        if not mine.nested:
-            slots = {} if theirs is None else theirs.slots
-            staged = overlay.flat(mine)
-            if not mine.slots and not local.vector and _all_single(slots):
-                # The usual start of a new replica: everything is new, and nothing conflicts.
-                staged.update(slots)
-                added += map(_dot_of, slots.values())
-                continue
-            changed = _join_names(overlay, mine, mine.slots, slots, snapshot.vector, added)
-            for name, slot in changed:
-                staged[name] = slot
-                _note(overlay, mine, name, None, slot)
-            continue
-        keys = mine.slots.keys() if theirs is None else mine.slots.keys() | theirs.slots.keys()
-        for key in keys:
-            fields = {} if theirs is None else theirs.slots.get(key, {})
-            base = mine.slots.get(key, {})
-            for name, slot in _join_names(overlay, mine, base, fields, snapshot.vector, added):
-                overlay.fields(mine, key)[0][name] = slot
-                _note(overlay, mine, key, name, slot)
-    for space, dots in gathered.items():
-        _note_added(overlay, space, dots)
-    return overlay
+class InstallationStage:
+    """An installation on its way into a flight, a slice at a time.
 
+    The state that it stands on must not change meanwhile: no other flight may publish.
+    Should it be replaced all the same, ``stands_on`` says so, and it has to begin again.
+    """
 
-def _all_single(slots: Mapping[Any, Slot]) -> bool:
-    return Siblings not in set(map(type, slots.values()))
+    def __init__(self, installation: Installation, state: State) -> None:
+        self._installation = installation
+        self._merge = Merge(state)
+        self._digests, self._vector = state.digests, state.vector.copy()
+        self._work = installation.work(self._merge)
 
+    def stands_on(self, installation: Installation, state: State) -> bool:
+        """Tell whether this is the stage of an installation upon what a state is now."""
+        return (
+            self._installation is installation
+            and self._digests is state.digests
+            and self._vector == state.vector
+        )
 
-def _join_names(
-    overlay: Overlay,
-    table: Table,
-    mine: Mapping[Any, Slot],
-    theirs: Mapping[Any, Slot],
-    their_vector: VersionVector,
-    added: list[int],
-) -> list[tuple[Any, Slot]]:
-    """Return the names whose slot changes, with what it becomes."""
-    removed = overlay.removed_of(table.space)
-    my_vector = overlay.state.vector
-    changed: list[tuple[Any, Slot]] = []
-    for name, their_slot in theirs.items():
-        my_slot = mine.get(name)
-        if my_slot is not None and type(my_slot) is tuple and my_slot[0] == their_slot[0]:
-            continue
-        slot = _join_slots(my_slot, their_slot, my_vector, their_vector, added, removed)
-        if slot is not None:
-            changed.append((name, slot))
-    for name, my_slot in mine.items():
-        if name not in theirs:
-            slot = _join_slots(my_slot, None, my_vector, their_vector, added, removed)
-            if slot is not None:
-                changed.append((name, slot))
-    return changed
-
-
-def _join_slots(
-    mine: Slot | None,
-    theirs: Slot | None,
-    my_vector: VersionVector,
-    their_vector: VersionVector,
-    added: list[int],
-    removed: list[int],
-) -> Slot | None:
-    """Return the joined slot, ``EMPTY`` for none, or ``None`` when nothing changes."""
-    my_entries, their_entries = as_siblings(mine), as_siblings(theirs)
-    their_dots = {entry[0] for entry in their_entries}
-    my_dots = {entry[0] for entry in my_entries}
-    kept: list[Entry] = []
-    for entry in my_entries:
-        if entry[0] in their_dots or not their_vector.covers(entry[0]):
-            kept.append(entry)
-        else:
-            removed.append(entry[0])
-    fresh = [
-        entry
-        for entry in their_entries
-        if entry[0] not in my_dots and not my_vector.covers(entry[0])
-    ]
-    if not fresh and len(kept) == len(my_entries):
-        return None
-    added += [entry[0] for entry in fresh]
-    kept += fresh
-    return as_slot(kept) if kept else EMPTY
-
-
-def _note(overlay: Overlay, table: Table, key: str, name: Field | None, slot: Slot) -> None:
-    if type(slot) is Siblings:
-        if slot:
-            overlay.note_contested(table, key, name)
-        else:
-            overlay.emptied = True
-
-
-def _note_added(overlay: Overlay, space: SpaceName, dots: list[int]) -> None:
-    """Note dots as added, consecutive ones together."""
-    if not dots:
-        return
-    dots.sort()
-    steps = map(sub, islice(dots, 1, None), dots)
-    ends = [index for index, step in enumerate(steps, 1) if step != 1]
-    for start, end in zip([0, *ends], [*ends, len(dots)], strict=True):
-        overlay.added.append((space, dots[start], end - start))
-
-
-# ------------------------------------------------------------------ differences
-
-
-def _join_difference(overlay: Overlay, difference: Installation) -> None:
-    local = overlay.state
-    _drop(overlay, _doomed(local, difference))
-    _add(overlay, difference.state, local.vector)
-
-
-def _doomed(local: State, difference: Installation) -> set[int]:
-    """Return the dots to drop: those found by comparison, and those that arrived since."""
-    base, compared, wanted = difference.base, difference.compared, difference.wanted
-    arrived = [
-        (replica, base.get(replica, 0), last)
-        for replica, last in local.vector.meet(compared).items()
-        if last > base.get(replica, 0)
-    ]
-    if not arrived:
-        return difference.dropped
-    bounds = {replica: (low, high) for replica, low, high in arrived}
-    late = {
-        entry[0]
-        for _, _, _, entry in local.entries()
-        if (bound := bounds.get(entry[0] >> SEQUENCE_BITS)) is not None
-        and bound[0] < entry[0] & SEQUENCE_MASK <= bound[1]
-    }
-    return difference.dropped | (late - wanted)
-
-
-def _drop(overlay: Overlay, dots: set[int]) -> None:
-    """Stage the removal of these dots wherever they are."""
-    if not dots:
-        return
-    for table in list(overlay.state.tables.values()):
-        for key, name, slot in table.places():
-            if type(slot) is not Siblings and slot[0] not in dots:
-                continue
-            entries = as_siblings(slot)
-            kept = [entry for entry in entries if entry[0] not in dots]
-            if len(kept) < len(entries):
-                gone = [entry[0] for entry in entries if entry[0] in dots]
-                overlay.removed_of(table.space).extend(gone)
-                _stage(overlay, table, key, name, as_slot(kept) if kept else EMPTY)
-
-
-def _add(overlay: Overlay, state: State, known: VersionVector | None) -> None:
-    """Stage the entries of ``state``, but for those whose dots ``known`` covers."""
-    gathered: dict[SpaceName, list[int]] = {}
-    for theirs in state.tables.values():
-        table = overlay.state.table(theirs.space, theirs.datatype)
-        added = gathered.setdefault(table.space, [])
-        for key, name, slot in theirs.places():
-            held = as_siblings(overlay.slot(table, key, name))
-            dots = {entry[0] for entry in held}
-            fresh = [
-                entry
-                for entry in as_siblings(slot)
-                if entry[0] not in dots and (known is None or not known.covers(entry[0]))
-            ]
-            if fresh:
-                added += [entry[0] for entry in fresh]
-                _stage(overlay, table, key, name, as_slot([*held, *fresh]))
-    for space, listed in gathered.items():
-        _note_added(overlay, space, listed)
-
-
-def _stage(overlay: Overlay, table: Table, key: str, name: Field | None, slot: Slot) -> None:
-    over, _ = overlay.names(table, key)
-    over[name if table.nested else key] = slot
-    _note(overlay, table, key, name, slot)
+    def step(self, tips: Tips) -> Flight | None:
+        """Do the next slice; returns the flight once there is no other."""
+        if next(self._work, self) is None:
+            return None
+        installation = self._installation
+        flight = Flight(self._merge, installation.vector(self._vector))
+        flight.markers = installation.markers()
+        flight.tips = installation.tips(tips)
+        flight.installation = installation
+        return flight

@@ -35,7 +35,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crdtmem.digest import dot_lanes
-from crdtmem.entries import SEQUENCE_MASK, Siblings, pack_dot
+from crdtmem.entries import SEQUENCE_MASK, as_siblings, pack_dot
 from crdtmem.table import State
 
 __all__ = ["STEP_DOTS", "Comparison", "DotRange", "DotSet", "PinnedDots", "decode_answer"]
@@ -51,7 +51,7 @@ _LIST, _BITMAP, _SPLIT = 0, 1, 2
 _as_bytes: Final = methodcaller("to_bytes", 16, "little")
 
 STEP_DOTS: Final = 20_000
-"""How many dots one step of ``PinnedDots`` takes in."""
+"""How many places one step of ``PinnedDots`` takes in."""
 
 _NONE: Final[_Array] = np.zeros(0, np.uint64)
 _NO_SUMS: Final[_Array] = np.zeros(1, np.uint64)
@@ -149,30 +149,27 @@ class PinnedDots:
     """
 
     def __init__(self, state: State) -> None:
-        self._dots: list[int] = []
+        # Slots never change, so holding on to them pins their dots: one copy of each dictionary.
+        self._slots: list[Any] = []
         for table in state.tables.values():
-            parts = table.slots.values() if table.nested else (table.slots,)
-            for part in parts:
-                for slot in part.values():
-                    if type(slot) is Siblings:
-                        self._dots += [entry[0] for entry in slot]
-                    else:
-                        self._dots.append(slot[0])
+            for part in table.slots.values() if table.nested else (table.slots,):
+                self._slots += part.values()
         self._from = 0
         self._parts: dict[int, list[_Array]] = {}
         self._done = DotSet({})
 
     def step(self) -> DotSet | None:
         """Do the next part of the work; returns the set once that is done."""
-        if self._from < len(self._dots):
-            self._split(self._dots[self._from : self._from + STEP_DOTS])
+        if self._from < len(self._slots):
+            slots = self._slots[self._from : self._from + STEP_DOTS]
+            self._split([entry[0] for slot in slots for entry in as_siblings(slot)])
             self._from += STEP_DOTS
             return None
         if self._parts:
             replica, parts = self._parts.popitem()
             self._done.add(replica, np.sort(np.concatenate(parts)))
             return None
-        self._dots = []
+        self._slots = []
         return self._done
 
     def _split(self, dots: list[int]) -> None:

@@ -37,7 +37,7 @@ from crdtmem.clock import HybridClock
 from crdtmem.codec import pack, unpack
 from crdtmem.crdt import DATATYPES_BY_CODE
 from crdtmem.derived import KnownOperations, collectible_keys
-from crdtmem.effects import Alarm, Effect, Notify, Persist, Reply
+from crdtmem.effects import Alarm, Effect, Notify, Persist, Reply, SetTimer
 from crdtmem.entries import pack_dot, unpack_dot
 from crdtmem.errors import (
     CrdtmemError,
@@ -47,8 +47,8 @@ from crdtmem.errors import (
 from crdtmem.evaluation import carry_out, refuse_crowded
 from crdtmem.expiry import ExpiryQueue
 from crdtmem.flight import FLIGHT_DELTAS, Flight, LocalBatch, StagedTransaction, touches_system
-from crdtmem.inbox import NO_TIP, Inbox, Tip, Verdict
-from crdtmem.install import Installation
+from crdtmem.inbox import NO_TIP, Inbox, Tip, Verdict, written_elsewhere
+from crdtmem.install import Installation, InstallationStage
 from crdtmem.limits import Limits
 from crdtmem.policy import SYSTEM_SPACE
 from crdtmem.read_side import ReadSide
@@ -112,6 +112,7 @@ class Replica(ReadSide):
         self._queue = TransactionQueue()
         self._waiting = WaitingRoom()
         self.installations: deque[Installation] = deque()
+        self._stage: InstallationStage | None = None
         self.operations = KnownOperations()
         self._dependencies_sent: VersionVector = VersionVector()
 
@@ -173,7 +174,7 @@ class Replica(ReadSide):
         tips, vector = self.tips, self.state.vector
         own = self.identity.replica
         if batch.header.replica == own and batch.header.last > vector.get(own, 0):
-            return Verdict.FENCED, [_written_elsewhere(batch)]
+            return Verdict.FENCED, [written_elsewhere(batch)]
         try:
             return self.inbox.offer(batch, vector, tips), []
         except ForkDetected as fork:
@@ -194,7 +195,7 @@ class Replica(ReadSide):
         if self.flight is not None:
             return []
         if self.installations:
-            return self._stage_installation(self.installations[0])
+            return self._stage_installation(now_us)
         flight = Flight(Overlay(self.state), self.state.vector.copy())
         tips = dict(self.tips)
         effects: list[Effect] = []
@@ -222,13 +223,15 @@ class Replica(ReadSide):
             return [*effects, Persist(flight)]
         return effects + self._answers(flight)
 
-    def _stage_installation(self, installation: Installation) -> list[Effect]:
-        flight = Flight(installation.overlay(self.state), installation.vector(self.state.vector))
-        flight.markers = installation.markers()
-        flight.tips = installation.tips(self.tips)
-        flight.installation = installation
-        self.flight = flight
-        return [Persist(flight)]
+    def _stage_installation(self, now_us: int) -> list[Effect]:
+        """Do a slice of staging it; until the last, ask for another turn."""
+        installation, stage = self.installations[0], self._stage
+        if stage is None or not stage.stands_on(installation, self.state):
+            stage = self._stage = InstallationStage(installation, self.state)
+        self.flight = stage.step(self.tips)
+        if self.flight is not None:
+            self._stage = None
+        return [SetTimer(now_us) if self.flight is None else Persist(self.flight)]
 
     def _stage_local(self, flight: Flight, tips: dict[int, Tip], now_us: int) -> None:
         replica = self.identity.replica
@@ -370,7 +373,7 @@ class Replica(ReadSide):
         self.clock.receive(installation.header.clock[0])
         for identity, first, count in installation.header.operations:
             self.operations.learn(identity, first, count)
-        for place, keys in collectible_keys(installation.state).items():
+        for place, keys in installation.collectible.items():
             self.collectible.setdefault(place, set()).update(keys)
         for batch in installation.batches:
             self._note_published(batch)
@@ -495,9 +498,3 @@ class Replica(ReadSide):
         self._policies.note_all()
         self.collectible = collectible_keys(self.state)
         self.expiry.recover(self.state, self.identity.replica)
-
-
-def _written_elsewhere(batch: Batch) -> Alarm:
-    """Return the alarm that our own id writes elsewhere: a clone, or a tail that was lost."""
-    message = f"a batch of this replica's own id, through {batch.header.last}, came from a peer"
-    return Alarm("fork", message, {"replica": batch.header.replica, "sequence": batch.header.first})

@@ -103,7 +103,7 @@ class Services:
         for subscription in executor.subscriptions:
             subscription.close()
         executor.subscriptions.clear()
-        _keep_dictionaries(old.replica.state, new.replica.state)
+        _keep_tables(old.replica.state, new.replica.state)
         executor.engine = new
         executor.broken = None
 
@@ -237,14 +237,12 @@ def _digests(state: State) -> dict[SpaceName, tuple[int, int]]:
     return {space: value for space, value in values.items() if value != (0, 0)}
 
 
-def _keep_dictionaries(old: State, new: State) -> None:
-    """Fill the old state's dictionaries with the new content: quick readers hold on to them."""
-    for (space, datatype), table in old.tables.items():
-        fresh = new.table(space, datatype)
-        held, content = table.slots, fresh.slots
-        held.clear()
-        held.update(content)
-        fresh.slots = held
+def _keep_tables(old: State, new: State) -> None:
+    """Let the old state's tables hold the new content: quick readers hold on to them."""
+    for place, table in old.tables.items():
+        fresh = new.table(*place)
+        table.slots, table.contested = fresh.slots, fresh.contested
+        new.tables[place] = table
 
 
 def _take_over(live: State, again: State) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from crdtmem import install, reconcile, sync_intake
+from crdtmem import install, merging, reconcile, sync_intake
 from crdtmem.digest import hash_dots
 from crdtmem.effects import Persist
 from crdtmem.install import Installation, Kind
 from crdtmem.reconcile import DotSet, PinnedDots
-from crdtmem.snapshot import SnapshotHeader, encode_chunks
+from crdtmem.snapshot import SnapshotHeader, encode_chunks, load_chunk
 from crdtmem.table import State
 from tests.sync.host import Cluster, SyncNode, dump
 from tests.sync.test_transfer import DIFFERENCE, fill
@@ -24,6 +24,8 @@ SLICE = 100
 def _small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sync_intake, "SLICE_ENTRIES", SLICE)
     monkeypatch.setattr(reconcile, "STEP_DOTS", SLICE)
+    monkeypatch.setattr(merging, "SLICE_PLACES", SLICE)
+    monkeypatch.setattr(merging, "_MANY", SLICE)
 
 
 def pair(size: int = 2_000, **settings: Any) -> tuple[Cluster, SyncNode, SyncNode]:
@@ -175,6 +177,67 @@ def test_slices_of_any_size_derive_the_same(size: int) -> None:
     ) == whole
 
 
+def _staging(kind: Kind, size: int = 1_000) -> tuple[SyncNode, Installation]:
+    """Return a node that holds something, and a larger state that it is to install."""
+    cluster = Cluster(1)
+    source, node = cluster.node(1), cluster.node(2)
+    fill(source, "theirs", size)
+    fill(node, "mine", 300)
+    cluster.pass_s(1)
+    theirs = State(source.state.shapes)
+    for chunk in encode_chunks(source.state):
+        load_chunk(theirs, chunk)
+    theirs.vector = source.state.vector.copy()
+    base = node.state.vector.copy()
+    wanted = {entry[0] for *_, entry in theirs.entries()}
+    header = SnapshotHeader(theirs.vector.copy())
+    return node, Installation(kind, header, theirs, base, theirs.vector, wanted)
+
+
+@pytest.mark.parametrize("kind", [Kind.WHOLE, Kind.DIFFERENCE])
+def test_a_large_state_is_joined_slice_by_slice_and_seen_all_at_once(kind: Kind) -> None:
+    node, installation = _staging(kind)
+    replica, before = node.replica, (dump(node.state), node.state.digest())
+    table = node.state.table(*next(iter(installation.state.tables)))
+    replica.install(installation)
+    turns = 0
+    while not isinstance((effect := replica.stage(1_000))[-1], Persist):
+        assert (dump(node.state), node.state.digest()) == before, "nothing of it is seen"
+        turns += 1
+    assert turns >= 1_000 // SLICE
+    persist = effect[-1]
+    assert isinstance(persist, Persist)
+    list(persist.flight.markers)
+    assert (dump(node.state), node.state.digest()) == before
+    replica.persisted(persist.flight, 1_000)
+    assert node.state.table(table.space, table.datatype) is table, "readers hold on to it"
+    assert len(table.slots) == 1_300
+    digest = node.state.digest()
+    node.state.rebuild_derived()
+    assert node.state.digest() == digest
+
+
+def test_a_state_that_is_replaced_meanwhile_is_joined_anew() -> None:
+    node, installation = _staging(Kind.WHOLE)
+    replica = node.replica
+    replica.install(installation)
+    for _ in range(5):
+        replica.stage(1_000)
+    # As a repair does that re-derives the state: the content of a table, and all digests.
+    lost = next(key for table in node.state.tables.values() for key in table.slots)
+    for table in node.state.tables.values():
+        table.slots.pop(lost, None)
+    node.state.rebuild_derived()
+    while not isinstance((effects := replica.stage(1_000))[-1], Persist):
+        pass
+    persist = effects[-1]
+    assert isinstance(persist, Persist)
+    replica.persisted(persist.flight, 1_000)
+    held = {key for table in node.state.tables.values() for key in table.slots}
+    assert lost not in held
+    assert len(held) >= 1_299
+
+
 def test_nothing_is_encoded_before_the_flight_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster, old, new = pair()
     encoded: list[int] = []
@@ -187,8 +250,8 @@ def test_nothing_is_encoded_before_the_flight_is_written(monkeypatch: pytest.Mon
     monkeypatch.setattr(install, "encode_chunks", counted)
     header = SnapshotHeader(old.state.vector.copy())
     new.replica.install(Installation(Kind.WHOLE, header, old.state))
-    (persist,) = new.replica.stage(cluster.now_us)
-    assert isinstance(persist, Persist)
+    while not isinstance((persist := new.replica.stage(cluster.now_us)[-1]), Persist):
+        pass
     assert encoded == []
     markers = list(persist.flight.markers)
     assert len(markers) == 1 + len(encoded) > 2

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from crdtmem import frames, install, replica, snapshot, sync_requests, sync_transfer
+from crdtmem import frames, install, merging, replica, snapshot, sync_requests, sync_transfer
 from crdtmem.batch import Batch
 from crdtmem.causality import VersionVector
 from crdtmem.effects import Effect
@@ -208,17 +208,17 @@ def snapshot_brings_back_what_was_removed(patches: Patches) -> None:
         added += [entry[0] for entry in fresh]
         return as_slot([*as_siblings(mine), *fresh]) if fresh else None
 
-    patches.replace(install, "_join_slots", union)
+    patches.replace(merging, "_join_slots", union)
 
 
 def snapshot_replaces_what_was_written_since(patches: Patches) -> None:
     """What a snapshot does not hold is dropped, also what its sender had not joined."""
-    join_slots = install._join_slots
+    join_slots = merging._join_slots
 
     def overwrite(mine: Any, theirs: Any, my_vector: Any, _: Any, *rest: Any) -> Slot | None:
         return join_slots(mine, theirs, my_vector, _KnowsAll(), *rest)
 
-    patches.replace(install, "_join_slots", overwrite)
+    patches.replace(merging, "_join_slots", overwrite)
 
 
 class _KnowsAll(VersionVector):
@@ -248,7 +248,7 @@ def snapshot_leaves_out_where_it_was_written(patches: Patches) -> None:
 
 def difference_ignores_what_came_since(patches: Patches) -> None:
     """A difference drops what was found by comparison, not what arrived here since."""
-    patches.replace(install, "_doomed", lambda local, difference: difference.dropped)
+    patches.replace(install, "late_dots", lambda local, bounds, late: iter(()))
 
 
 # ------------------------------------------------------------------ repair
