@@ -329,6 +329,7 @@ class Engine:
             address=node.address,
             predecessor=node.predecessor or 0,
             predecessor_last=node.predecessor_last,
+            peers=node.peers,
         )
 
     def decode(self, data: bytes) -> Batch:

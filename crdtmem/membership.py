@@ -43,7 +43,9 @@ _AUTHOR = "crdtmem"
 class NodeInfo:
     """What a node tells its cluster of itself, and expects of it.
 
-    ``peers`` is how many peers are configured; with none, a fresh node founds.
+    ``peers`` is how many peers are configured; with none, a fresh node founds. One that
+    ``joins`` was told where its cluster is: it waits to be admitted, however new it and all
+    whom it meets may be.
     ``predecessor`` is the replica id that this store had before, if it had one,
     and ``predecessor_last`` the last sequence that it is known to have written
     under it. ``boot`` counts the starts of the store. A clock further than
@@ -54,6 +56,7 @@ class NodeInfo:
     name: str = ""
     cluster: str = "crdtmem"
     peers: int = 0
+    joins: bool = False
     address: str = ""
     skew_alarm_us: int = 500_000
     flight_deltas: int = FLIGHT_DELTAS
@@ -77,6 +80,8 @@ class Membership:
         self.founding = 0
         self._as_new: set[int] = set()
         self._configured: set[int] = set()
+        # Who dialled us, so that we are a peer of its, and has as many as we have.
+        self._named_by: set[int] = set()
         self._sponsored: set[int] = set()
         self._inherited: set[int] = set()
         # Those that this side has given up and that have given up us, with the cut that they said.
@@ -111,7 +116,7 @@ class Membership:
             return [*effects, *self._give_up_former(now_us)]
         if found and not self.epoch.is_member:
             return [*effects, *self._found(now_us)]
-        if self.node.peers:
+        if self.node.peers or self.node.joins:
             return effects
         others = self._others()
         if not others and (self.epoch.records or self.node.predecessor is None):
@@ -201,7 +206,9 @@ class Membership:
         """A peer introduced itself: sponsor it if it is new, or found if all are.
 
         ``dialled`` tells a configured peer from a stranger that dialled us: only when
-        every configured peer is known to be as new as we are may the smallest id found.
+        every configured peer is known to be as new as we are, names as many peers, and
+        names us, may the smallest id found. Of nodes in a chain more than one could be the
+        smallest that it knows of.
         """
         self._greeted[hello.replica] = hello
         if self._is_member:
@@ -210,9 +217,12 @@ class Membership:
             self._as_new.discard(hello.replica)
             return []
         self._as_new.add(hello.replica)
-        if dialled:
-            self._configured.add(hello.replica)
-        all_new = len(self._configured & self._as_new) >= self.node.peers
+        (self._configured if dialled else self._named_by).add(hello.replica)
+        if hello.peers != self.node.peers:
+            self._named_by.discard(hello.replica)
+        if self.node.joins:
+            return []
+        all_new = len(self._configured & self._named_by & self._as_new) >= self.node.peers
         if all_new and not self.replica.writable and self.own < min(self._as_new):
             return self._found(now_us)
         return []
@@ -343,8 +353,8 @@ class Membership:
         """Give this side up for one that has given up this replica: an operator's decision.
 
         This replica's id ends at the other side's cut, and so do those of its side; the node
-        goes on as a newcomer there, and what lies beyond is set aside. Raises ``ConditionFailed`` where no such peer
-        was met.
+        goes on as a newcomer there, and what lies beyond is set aside. Raises
+        ``ConditionFailed`` where no such peer was met.
         """
         if not self.given_up_by:
             raise ConditionFailed(

@@ -68,7 +68,8 @@ class Hello(Message):
     ``versions`` is the lowest and highest protocol version; ``cluster_id`` 0 while
     not founded; ``boot`` counts the starts of this store; ``hashes`` holds, per
     replica of ``vector``, the hash of its last batch; ``credit_bytes`` is what the
-    other may send before more is granted; ``address`` where others may connect.
+    other may send before more is granted; ``address`` where others may connect;
+    ``peers`` how many peers are configured.
     """
 
     CODE: ClassVar[int] = 1
@@ -86,6 +87,7 @@ class Hello(Message):
     address: str = ""
     predecessor: int = 0
     predecessor_last: int = 0
+    peers: int = 0
 
     def body(self) -> tuple[Any, ...]:
         """Return the magic word, then the fields; hashes in the order of the vector."""
@@ -104,6 +106,7 @@ class Hello(Message):
             self.address,
             self.predecessor,
             self.predecessor_last,
+            self.peers,
         )
 
     @classmethod
@@ -111,6 +114,7 @@ class Hello(Message):
         """Check; fields that a later version appends are ignored, so that it may add some."""
         magic, versions, cluster, cluster_id, replica, node, region, boot, *rest = parts
         vector, hashes, credit_bytes, address, predecessor, predecessor_last = rest[:6]
+        (peers,) = rest[6:7] or (0,)
         check(magic == MAGIC, "the magic word")
         lowest, highest = versions
         check(0 < number(lowest) <= number(highest), "the versions")
@@ -132,6 +136,7 @@ class Hello(Message):
             text(address),
             number(predecessor),
             number(predecessor_last),
+            number(peers),
         )
 
 
