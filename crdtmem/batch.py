@@ -31,8 +31,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import count as counted
-from operator import sub
 from typing import Any, Final
 
 from crdtmem.causality import VersionVector
@@ -42,6 +40,7 @@ from crdtmem.columns import (
     as_column,
     distance_bytes,
     distances_of,
+    lead_before,
     pack_keys,
     unpack_keys,
     unpack_rows,
@@ -368,10 +367,9 @@ def _dots_column(column: Any, count: int, replicas: tuple[int, ...], sequence: i
         return None
     if type(column) is bytes:
         distances = distances_of(column, count)
-        # Narrow distances of a long-lived writer cannot lead too far; the later the delta,
-        # the further back its first dot.
-        if sequence >> 8 * distances.itemsize == 0 and max(distances) >= sequence:
-            _check(max(map(sub, distances, counted())) < sequence, "a column of dots")
+        # Narrow distances of a long-lived writer cannot lead too far.
+        if sequence >> 8 * distances.itemsize == 0:
+            _check(not lead_before(distances, sequence), "a column of dots")
         return distances
     _check(type(column) is tuple and len(column) == count, "a column of dots")
     column = tuple([item if type(item) is int else _dots(item, replicas) for item in column])

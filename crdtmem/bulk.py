@@ -174,8 +174,9 @@ def stage_counts(
             found = count_run(over, base, run.keys, run.values, dot, stamp, alone)
             if found:
                 _journal(None if alone else undo, over, run.keys)
-                totals, packed, removed = found
-                return *_packed(totals), _replaced(overlay, run, dot, packed, removed)
+                totals, births, counts, *gone = found
+                packed = pack_rows((births, counts))
+                return Rows(totals), packed, _replaced(overlay, run, dot, *gone)
         elif (counted := _count_bulk(over, base, run, dot)) is not None:
             components, distances = counted
             staged = Rows(zip(*components, strict=True))

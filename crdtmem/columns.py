@@ -22,10 +22,12 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Sequence
+from itertools import count
+from operator import sub
 from typing import Any, Final
 
 from crdtmem.codec import pack
-from crdtmem.loops import join_keys, split_keys
+from crdtmem.loops import furthest, join_keys, pair_up, split_keys
 
 __all__ = [
     "COLUMN_FROM",
@@ -35,6 +37,7 @@ __all__ = [
     "as_distances",
     "distance_bytes",
     "distances_of",
+    "lead_before",
     "pack_keys",
     "pack_plain_keys",
     "pack_rows",
@@ -166,6 +169,10 @@ def unpack_rows(values: dict[str, Any]) -> Rows:
     components = values.get(_COMPONENTS)
     if len(values) != 1 or type(components) is not tuple or set(map(type, components)) != {tuple}:
         raise ValueError("a column of values is malformed")
+    if pair_up is not None and len(components) == 2:
+        pairs = pair_up(*components)
+        if pairs is not None:
+            return Rows(pairs)
     return Rows(zip(*components, strict=True))
 
 
@@ -204,10 +211,18 @@ def distance_bytes(distances: Distances[int]) -> bytes:
     return distances.tobytes()
 
 
-def distances_of(data: bytes, count: int) -> Distances[int]:
-    """Return ``count`` distances from their bytes; raises ``ValueError`` for another number."""
-    code = _CODES.get(len(data) // count)
-    if code is None or len(data) % count:
+def lead_before(distances: Distances[int], sequence: int) -> bool:
+    """Tell whether any distance leads before sequence 1, the first delta's being given."""
+    if furthest is not None:
+        return bool(furthest(distances) >= sequence)
+    # The later the delta, the further back its first dot.
+    return max(distances) >= sequence and max(map(sub, distances, count())) >= sequence
+
+
+def distances_of(data: bytes, length: int) -> Distances[int]:
+    """Return ``length`` distances from their bytes; raises ``ValueError`` for another number."""
+    code = _CODES.get(len(data) // length)
+    if code is None or len(data) % length:
         raise ValueError("a column of distances is malformed")
     distances = array(code, data)
     if _BIG_ENDIAN:

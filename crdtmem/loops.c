@@ -28,7 +28,7 @@
 #endif
 
 /* Raised when what crosses the border changes: Python takes no other version. */
-#define INTERFACE 1
+#define INTERFACE 2
 
 /* -------------------------------------------------------------------- dots */
 
@@ -413,7 +413,7 @@ PyDoc_STRVAR(count_run_doc,
 "count_run(over, base, names, amounts, first, stamp, again)\n--\n\n"
 "Stage increments if each name holds nothing, or one total of the writer's own.\n\n"
 "The total must be of increments only, never reset, and must fit 63 bits. Returns as\n"
-"``put_run``, with the list of new totals before that.");
+"``put_run``, and before that the list of new totals, and the lists of their two components.");
 
 static PyObject *
 count_run(PyObject *module, PyObject *const *arguments, Py_ssize_t given)
@@ -425,7 +425,8 @@ count_run(PyObject *module, PyObject *const *arguments, Py_ssize_t given)
         return NULL;
     int again = arguments[6] == Py_True;
     PyObject *totals = PyList_New(run.count);
-    if (totals == NULL)
+    PyObject *births = PyList_New(run.count), *counts = PyList_New(run.count);
+    if (totals == NULL || births == NULL || counts == NULL)
         goto end;
     while (run.done < run.count) {
         Held held;
@@ -448,6 +449,8 @@ count_run(PyObject *module, PyObject *const *arguments, Py_ssize_t given)
         PyTuple_SET_ITEM(value, 0, parts[0]);
         PyTuple_SET_ITEM(value, 1, parts[1]);
         PyObject_GC_UnTrack(value);
+        PyList_SET_ITEM(births, run.done, Py_NewRef(parts[0]));
+        PyList_SET_ITEM(counts, run.done, Py_NewRef(parts[1]));
         PyList_SET_ITEM(totals, run.done, Py_NewRef(value));
         if (run_store(&run, &held, value) < 0)
             goto undo;
@@ -455,7 +458,7 @@ count_run(PyObject *module, PyObject *const *arguments, Py_ssize_t given)
     PyObject *distances = run_distances(&run);
     PyObject *removed = distances != NULL ? run_removed(&run) : NULL;
     if (removed != NULL)
-        result = PyTuple_Pack(3, totals, distances, removed);
+        result = PyTuple_Pack(5, totals, births, counts, distances, removed);
     Py_XDECREF(distances);
     Py_XDECREF(removed);
     if (result != NULL)
@@ -464,6 +467,8 @@ undo:
     result = run_undo(&run);
 end:
     Py_XDECREF(totals);
+    Py_XDECREF(births);
+    Py_XDECREF(counts);
     run_end(&run);
     return result;
 }
@@ -584,6 +589,72 @@ split_keys(PyObject *module, PyObject *const *arguments, Py_ssize_t given)
     return keys;
 }
 
+/* -------------------------------------------------------------------- columns */
+
+PyDoc_STRVAR(pair_up_doc,
+"pair_up(firsts, seconds)\n--\n\n"
+"Return the tuple of pairs of two tuples' items; raises ``ValueError`` if one is longer.\n\n"
+"Returns ``None`` unless all items are whole numbers.");
+
+static PyObject *
+pair_up(PyObject *module, PyObject *const *arguments, Py_ssize_t given)
+{
+    (void)module;
+    if (given != 2 || !PyTuple_CheckExact(arguments[0]) || !PyTuple_CheckExact(arguments[1])) {
+        PyErr_SetString(PyExc_TypeError, "two tuples are paired up");
+        return NULL;
+    }
+    Py_ssize_t count = PyTuple_GET_SIZE(arguments[0]);
+    if (PyTuple_GET_SIZE(arguments[1]) != count) {
+        PyErr_SetString(PyExc_ValueError, "one column is longer than the other");
+        return NULL;
+    }
+    PyObject *pairs = PyTuple_New(count);
+    for (Py_ssize_t index = 0; pairs != NULL && index < count; index++) {
+        PyObject *first = PyTuple_GET_ITEM(arguments[0], index);
+        PyObject *second = PyTuple_GET_ITEM(arguments[1], index);
+        if (!PyLong_CheckExact(first) || !PyLong_CheckExact(second)) {
+            Py_DECREF(pairs);
+            Py_RETURN_NONE;
+        }
+        PyObject *pair = PyTuple_Pack(2, first, second);
+        if (pair == NULL)
+            Py_CLEAR(pairs);
+        else {
+            PyObject_GC_UnTrack(pair);
+            PyTuple_SET_ITEM(pairs, index, pair);
+        }
+    }
+    return pairs;
+}
+
+PyDoc_STRVAR(furthest_doc,
+"furthest(distances)\n--\n\n"
+"Return how far a column of distances leads before its own first delta, at most.");
+
+static PyObject *
+furthest(PyObject *module, PyObject *column)
+{
+    (void)module;
+    Py_buffer buffer;
+    if (PyObject_GetBuffer(column, &buffer, PyBUF_FORMAT) < 0)
+        return NULL;
+    Py_ssize_t width = buffer.itemsize, count = buffer.len / (width ? width : 1);
+    uint64_t most = 0;
+    if (!(width == 1 || width == 2 || width == 4 || width == 8)) {
+        PyErr_SetString(PyExc_ValueError, "a column of distances has whole numbers");
+        count = -1;
+    }
+    for (Py_ssize_t index = 0; index < count; index++) {
+        uint64_t distance = 0;
+        memcpy(&distance, (char *)buffer.buf + index * width, (size_t)width);
+        if (distance > (uint64_t)index && distance - (uint64_t)index > most)
+            most = distance - (uint64_t)index;
+    }
+    PyBuffer_Release(&buffer);
+    return count < 0 ? NULL : PyLong_FromUnsignedLongLong(most);
+}
+
 /* -------------------------------------------------------------------- module */
 
 #define FUNCTION(name) \
@@ -595,6 +666,8 @@ static PyMethodDef functions[] = {
     FUNCTION(count_run),
     FUNCTION(join_keys),
     FUNCTION(split_keys),
+    FUNCTION(pair_up),
+    {"furthest", furthest, METH_O, furthest_doc},
     {NULL, NULL, 0, NULL},
 };
 

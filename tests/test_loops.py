@@ -40,7 +40,7 @@ NAMES = [f"n{number}" for number in range(10)]
 ONES = [1] * 10
 USERS = {
     bulk: ("count_run", "put_run"),
-    columns: ("join_keys", "split_keys"),
+    columns: ("furthest", "join_keys", "pair_up", "split_keys"),
     joining: ("join_run",),
 }
 
@@ -304,6 +304,39 @@ def test_a_column_of_distances_that_does_not_fit_raises(compiled: ModuleType, co
     assert base == {}
 
 
+@given(
+    st.lists(st.integers(0, (1 << 40) - 1), min_size=1, max_size=20),
+    st.integers(1, 1 << 40),
+    st.sampled_from("BHIQ"),
+)
+def test_distances_that_lead_too_far_are_found(
+    compiled: ModuleType, distances: list[int], sequence: int, code: str
+) -> None:
+    column = array(code, [number % (1 << 8 * array(code).itemsize) for number in distances])
+    ahead = [distance - at for at, distance in enumerate(column)]
+    assert compiled.furthest(column) == max(0, *ahead)
+    for module in (compiled, None):
+        with using(module):
+            assert columns.lead_before(column, sequence) == (max(ahead) >= sequence)
+
+
+def test_columns_are_paired_up_as_zip_does(compiled: ModuleType) -> None:
+    firsts, seconds = tuple(range(300)), tuple(range(1_000_000_000_000, 1_000_000_000_300))
+    assert compiled.pair_up(firsts, seconds) == tuple(zip(firsts, seconds, strict=True))
+    assert compiled.pair_up((), ()) == ()
+    assert compiled.pair_up((1, [2]), (3, 4)) is None
+    for module in (compiled, None):
+        with using(module):
+            assert columns.unpack_rows({"c": ((1, "x"), (3, 4))}) == ((1, 3), ("x", 4))
+            assert columns.unpack_rows({"c": ((1, 2), (3, 4))}) == ((1, 3), (2, 4))
+            with pytest.raises(ValueError, match=r"longer|shorter"):
+                columns.unpack_rows({"c": ((1, 2), (3,))})
+    with pytest.raises(ValueError, match="longer"):
+        compiled.pair_up((1, 2), (3,))
+    with pytest.raises(TypeError):
+        compiled.pair_up([1], (3,))
+
+
 def test_nothing_leaks_and_nothing_is_freed_too_early(compiled: ModuleType) -> None:
     stamp, value = Stamp(7, 1, 1), ["a value that only we hold"]
     held_before = sys.getrefcount(stamp), sys.getrefcount(value)
@@ -327,6 +360,7 @@ def test_nothing_leaks_and_nothing_is_freed_too_early(compiled: ModuleType) -> N
         prefix, rests, longest = compiled.join_keys(NAMES, 100)
         assert (prefix, rests, longest) == ("n", "\0".join("0123456789"), 2)
         assert compiled.split_keys(prefix, rests) == NAMES
+        assert compiled.pair_up((1 << 70,), (2,)) == ((1 << 70, 2),)
     del base, over, values, counts, bad
     gc.collect()
     assert (sys.getrefcount(stamp), sys.getrefcount(value)) == held_before

@@ -147,11 +147,12 @@ def test_a_port_that_is_taken_is_said(node: NodeProcess, tmp_path: Path) -> None
     assert not (other / "node.sock").exists()
 
 
-def test_a_public_address_must_be_allowed(tmp_path: Path) -> None:
+def test_plain_text_at_a_public_address_must_be_allowed(tmp_path: Path) -> None:
     with pytest.raises(NodeFailed, match="allow_public_listen") as caught:
-        NodeProcess(tmp_path, listen="0.0.0.0:0").start()
+        NodeProcess(tmp_path, "--advertise=127.0.0.1:7420", listen="0.0.0.0:0").start()
     assert caught.value.code == 2
-    with NodeProcess(tmp_path, "--set=allow_public_listen=true", listen="0.0.0.0:0"):
+    public = ["--set=allow_public_listen=true", "--advertise=127.0.0.1:7420"]
+    with NodeProcess(tmp_path, *public, listen="0.0.0.0:0"):
         pass
 
 
