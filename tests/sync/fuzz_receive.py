@@ -16,6 +16,7 @@ from random import Random
 from zlib import crc32
 
 from crdtmem.causality import VersionVector
+from crdtmem.codec import unpack
 from crdtmem.effects import Alarm, Disconnect, Persist, ReadLog, Reply, Send
 from crdtmem.frames import HEADER_BYTES, MESSAGES, encode_frame
 from crdtmem.messages import Credit, Evicted, Gap, Ping, Refuse
@@ -136,7 +137,7 @@ def attack(seed: int) -> None:
 
 def kinds(frames: tuple[bytes, ...]) -> set[int]:
     """Return the codes of the messages among the frames."""
-    return {frame[HEADER_BYTES + 1] for frame in frames} & set(MESSAGES)
+    return {unpack(frame[HEADER_BYTES:])[0] for frame in frames} & set(MESSAGES)
 
 
 if __name__ == "__main__":

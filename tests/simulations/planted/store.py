@@ -123,6 +123,7 @@ def continues_its_id_after_a_torn_tail(patches: Patches) -> None:
 def ignores_another_history_of_its_id(patches: Patches) -> None:
     """A peer that holds another history of an id is not listened to, whoever's id it is."""
     patches.replace(sync_greeting, "_forked", lambda host, hello: (None, []))
+    patches.replace(sync_greeting, "_is_lesser_copy", lambda mine, theirs: False)
 
 
 def ignores_the_quarantine(patches: Patches) -> None:
