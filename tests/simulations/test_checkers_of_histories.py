@@ -14,7 +14,7 @@ from crdtmem.executor import Executor
 from simulations.checkers import CHECKERS
 from simulations.checkers.base import Tail
 from simulations.errors import LivenessViolation, SafetyViolation
-from simulations.history import Conflict, History
+from simulations.history import Call, Conflict, History
 from simulations.node import Machine
 from tests.simulations.lives import (
     SPACE,
@@ -387,16 +387,21 @@ def ranked_life() -> Life:
     return life
 
 
+def pretend(call: Call, **arguments: object) -> None:
+    """Let a client have asked for something else."""
+    call.step = replace(call.step, arguments={**call.step.arguments, **arguments})
+
+
 def test_trust_trips_over_a_write_that_displaces_somebody_more_trusted() -> None:
     life = ranked_life()
     # Who wrote over an entry of trust 1 turns out to be trusted less.
-    dict.__setitem__(life.history.calls[-2].step.arguments, "trust", 0)  # type: ignore[arg-type]
+    pretend(life.history.calls[-2], trust=0)
     assert "was written with more" in trips(life)
 
 
 def test_trust_trips_over_a_write_that_is_not_obeyed() -> None:
     life = ranked_life()
-    dict.__setitem__(life.history.calls[-1].step.arguments, "trust", 3)  # type: ignore[arg-type]
+    pretend(life.history.calls[-1], trust=3)
     assert "standing" in trips(life)
 
 
