@@ -39,7 +39,7 @@ from crdtmem.effects import Alarm, Effect
 from crdtmem.entries import unpack_dot
 from crdtmem.errors import MalformedFrame
 from crdtmem.install import Installation, Kind, dots_from_flat, flat_dots
-from crdtmem.reconcile import Comparison, DotSet
+from crdtmem.reconcile import Comparison, DotSet, PinnedDots
 from crdtmem.snapshot import SnapshotHeader, chosen_entries, encode_chunks, load_chunk
 from crdtmem.sync_greeting import histories_differ
 from crdtmem.sync_host import SyncConfig, SyncHost
@@ -88,6 +88,8 @@ class _Round:
     vector: VersionVector
     moved_us: int
     transfer: int = 0
+    # What we hold: first on its way, then sorted and summed.
+    pinned: PinnedDots | None = None
     mine: DotSet | None = None
     comparison: Comparison | None = None
     surplus: set[int] = field(default_factory=set)
@@ -152,11 +154,25 @@ class Repair:
         return effects, False
 
     def _start(self, led: _Round, now_us: int) -> list[Effect]:
+        """Pin what there is; the peer is asked when it is sorted and summed."""
         state = self._host.state
         led.vector = state.vector.copy()
-        led.mine = DotSet.of(state)
+        led.pinned = PinnedDots(state)
+        led.moved_us, self.next_us = now_us, now_us + 1
+        return []
+
+    def _sort(self, led: _Round, now_us: int) -> list[Effect]:
+        """Do the next step of that, or ask the peer to compare."""
+        assert led.pinned is not None
+        led.moved_us, self.next_us = now_us, now_us + 1
+        led.mine = led.pinned.step()
+        if led.mine is None:
+            return []
+        led.pinned = None
+        self.next_us = now_us + self._config.transfer_us
         led.transfer = next(self._numbers)
-        led.moved_us = now_us
+        if not self._still(led):
+            return self._give_up("the vector has moved on")
         hashes = vector_hash(led.vector), tips_hash(self._host.tips)
         return [led.session.send(RepairStart(led.transfer, *hashes))]
 
@@ -411,13 +427,15 @@ class Repair:
             return []
         self.next_us = None
         effects: list[Effect] = []
+        if self._led is not None and self._led.pinned is not None:
+            effects += self._sort(self._led, now_us)
         stale_us = now_us - self._config.transfer_us
         if self._led is not None and self._led.moved_us <= stale_us:
             effects += self._give_up("no progress")
         for session, followed in list(self._followed.items()):
             if followed.moved_us <= stale_us:
                 del self._followed[session]
-        if self.active:
+        if self.active and self.next_us is None:
             self.next_us = now_us + self._config.transfer_us
         return effects
 
