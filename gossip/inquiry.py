@@ -123,7 +123,7 @@ class Inquiries:
             pool.refuse("accusation")
         elif record is not None and record.stamp > known.stamp:
             pool.refuse("impersonation")
-            pool.warn(
+            fresh = pool.warn(
                 "impersonation", known.member,
                 f"news of member {known.member} was refused: it lives at "
                 f"{known.profile.gossip_address} and contradicts it",
@@ -131,6 +131,8 @@ class Inquiries:
                 claimed_generation=record.generation,
                 claimed_incarnation=record.incarnation,
             )  # fmt: skip
+            if fresh and record.profile.gossip_address != known.profile.gossip_address:
+                self._news.introduce(known, record)
 
     def _silent(self, member: int, places: list[str]) -> None:
         if places:

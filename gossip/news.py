@@ -140,15 +140,34 @@ class News:
         elif heard > mine:
             self._refute(record.incarnation)
 
+    def mirrored(self, record: Record) -> None:
+        """Hear a packet in one's own name, with the record of its sender: from another address
+        it is a double's, whatever its generation, for the packet was sent just now."""
+        if record.profile.gossip_address != self._pool.address:
+            self._doubled(self._pool.me, record)
+
     def _doubled(self, known: Record, record: Record) -> None:
-        self._pool.refuse("doubled")
-        self._pool.warn(
+        pool = self._pool
+        pool.refuse("doubled")
+        fresh = pool.warn(
             "doubled", known.member,
             f"member {known.member} lives twice: at {known.profile.gossip_address} and at "
             f"{record.profile.gossip_address}; one of them is a copy and needs another id",
             address=known.profile.gossip_address, other_address=record.profile.gossip_address,
             generation=known.generation, other_generation=record.generation,
         )  # fmt: skip
+        if not fresh:
+            return
+        if known.member == pool.me.member:
+            pool.send(record.profile.gossip_address, Alive(pool.me), gossip=False)
+        else:
+            self.introduce(known, record)
+
+    def introduce(self, known: Record, record: Record) -> None:
+        """Let two that claim one id hear of each other: they can tell, and their operators."""
+        pool = self._pool
+        pool.send(record.profile.gossip_address, Alive(known), gossip=False)
+        pool.send(known.profile.gossip_address, Alive(record), gossip=False)
 
     def _accused(self, stamp: Stamp, sender: int) -> None:
         pool = self._pool
@@ -288,7 +307,7 @@ class News:
 
     # -------------------------------------------------------------- death and farewell
 
-    def dead(self, stamp: Stamp, accuser: int, *, sender: int = 0, source: str = "") -> None:
+    def dead(self, stamp: Stamp, accuser: int, *, sender: int = 0) -> None:
         """Hear that a life is over."""
         pool = self._pool
         if stamp.member == pool.me.member:

@@ -126,8 +126,9 @@ class Pool:
             wait_us = self.chance.randrange(self.config.gossip_interval_us // 2)
             self.agenda.set(("gossip", 0), self.now_us + wait_us)
 
-    def warn(self, name: str, about: int, message: str, **details: Any) -> None:
-        """Warn an operator, at most once a minute of the same thing about the same member."""
+    def warn(self, name: str, about: int, message: str, **details: Any) -> bool:
+        """Warn an operator, at most once a minute of the same thing about the same member; say
+        whether that was done now."""
         last_us = self._warned.pop((name, about), None)
         fresh = last_us is None or self.now_us - last_us >= _WARN_AGAIN_US
         self._warned[name, about] = self.now_us if last_us is None or fresh else last_us
@@ -135,6 +136,7 @@ class Pool:
             del self._warned[next(iter(self._warned))]
         if fresh:
             self.emit(Warn(name, message, {"member": about, **details}))
+        return fresh
 
     def refuse(self, reason: str) -> None:
         """Count input that changes nothing."""

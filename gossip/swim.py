@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final
 from gossip.config import Config
 from gossip.counters import Counters
 from gossip.effects import Annotated, Answer, Effect, MemberChanged
-from gossip.errors import ConfigError, Rejected, TooLarge, UnknownMember
+from gossip.errors import Rejected, TooLarge, UnknownMember
 from gossip.exchange import Exchanges
 from gossip.frame_wire import decode_frame, encode_frame
 from gossip.frames import AckFrame, Body, Frame, PingFrame
@@ -68,8 +68,6 @@ __all__ = ["Swim"]
 
 _FAREWELLS: Final = 8
 """How many members are told of a farewell at first hand."""
-_STAMP: Final = 64
-"""What a message has besides a profile or a payload, at most."""
 
 
 class Swim:
@@ -85,15 +83,9 @@ class Swim:
         remembered: bytes = b"",
     ) -> None:
         """``me`` is one's record in this life; ``pool`` the pool's tag; ``remembered`` what the
-        last ``Remember`` of an earlier life held. Raises ``ConfigError``, ``TooLarge``."""
+        last ``Remember`` of an earlier life held. Raises ``TooLarge``."""
         check_profile(me.profile, config)
         self._pool = Pool(me, pool, config, chance, seal)
-        if self._pool.packing.room < max(config.profile_bytes, config.user_payload_bytes) + _STAMP:
-            raise ConfigError(
-                "packet_bytes is too small for a profile or a payload",
-                hint="raise packet_bytes, or lower profile_bytes and user_payload_bytes",
-                setting="packet_bytes",
-            )
         self._seal = seal
         self._news = News(self._pool)
         self._prober = Prober(self._pool, self._answered_late)
@@ -369,7 +361,7 @@ class Swim:
             case Suspect(stamp, accuser):
                 self._news.suspect(stamp, accuser, sender=sender.member)
             case Dead(stamp, accuser):
-                self._news.dead(stamp, accuser, sender=sender.member, source=source)
+                self._news.dead(stamp, accuser, sender=sender.member)
             case User():
                 self._telling.hear(message)
             case Ack() | Referral():
@@ -415,6 +407,8 @@ class Swim:
         if entry is None:
             if pool.table.room():
                 self._inquiries.knock(sender.member, reply_to)
+            else:
+                pool.refuse("members")
             return
         known = entry.record
         if sender.generation > known.generation:
@@ -431,8 +425,8 @@ class Swim:
         """Take a packet in one's own name: one's own, come back, or a double's."""
         self._pool.refuse("mirror")
         for message in packet.messages:
-            if isinstance(message, Alive) and message.record.member == self._pool.me.member:
-                self._news.alive(message.record)
+            if isinstance(message, Alive) and message.record.stamp == packet.sender:
+                self._news.mirrored(message.record)
 
     def _answered_late(self, entry: Member, stamp: Stamp) -> None:
         self._probing.sign_of_life(entry, stamp)

@@ -83,7 +83,8 @@ class World:
         """(from, to): no datagram passes; streams do."""
         self.largest = 0
         self.lost = 0
-        self.kinds: Counter[str] = Counter()
+        self.tried: Counter[str] = Counter()
+        """How many datagrams were sent to each address."""
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._number = 0
         self._streams: dict[object, Callable[[bytes], None]] = {}
@@ -253,6 +254,7 @@ class World:
         self.largest = max(self.largest, len(data))
         sender.octets += len(data)
         sender.packets += 1
+        self.tried[address] += 1
         receiver = self.by_address.get(address)
         if receiver is None:
             return
