@@ -41,7 +41,7 @@ from gossip.mesh import Mesh
 from gossip.messages import Profile, Record
 from gossip.sealing import SESSION_BYTES, Seal
 from gossip.stream_seal import SALT_BYTES, StreamSeal
-from gossip.transport.base import FrameSeal
+from gossip.transport.base import FrameSeal, split_address
 from gossip.transport.sockets import Sockets
 
 __all__ = ["main"]
@@ -96,6 +96,8 @@ class _Member:
         self.state = state
         self.given = given
         self.show: Callable[[dict[str, Any]], None] = _as_json if given["json"] else _as_text
+        for address in given["join"]:
+            split_address(address)
         label = str(given["cluster"])
         keys = [bytes.fromhex(key) for key in given["key"]]
         self.ring = Keyring(keys) if keys else None

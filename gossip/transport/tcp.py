@@ -36,6 +36,7 @@ __all__ = ["Tcp"]
 
 _LIFE_S: Final = 60.0
 _BACKLOG: Final = 128
+_TURNS: Final = 3
 
 
 class _Stream(asyncio.Protocol):
@@ -50,6 +51,7 @@ class _Stream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are Transports in all but ancestry.
         self.transport = cast("asyncio.Transport", transport)
+        self.owner.alive.add(self)
         connection = transport.get_extra_info("socket")
         if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -76,7 +78,7 @@ class _Stream(asyncio.Protocol):
             self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.owner.lost(self)
+        self.owner.alive.discard(self)
         if not self.ended.done():
             self.ended.set_result(None)
 
@@ -88,18 +90,20 @@ class _Accepted(_Stream):
         super().__init__(owner, seal)
         self.asked = False
         self._greeted = False
+        self._admitted = False
         self._heard_s = 0.0
         self._born_s = 0.0
         self._watch: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if not self.owner.admits(self):
-            cast("asyncio.Transport", transport).abort()
+        super().connection_made(transport)
+        self._admitted = self.owner.admits()
+        if not self._admitted:
+            self.drop()
             return
         loop = asyncio.get_running_loop()
         self._heard_s = self._born_s = loop.time()
         self._watch = loop.call_later(self.owner.silence_s, self._look)
-        super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
         """Tell the receiver the frame, once."""
@@ -132,6 +136,9 @@ class _Accepted(_Stream):
         """Forget the stream."""
         if self._watch is not None:
             self._watch.cancel()
+        if self._admitted:
+            self._admitted = False
+            self.owner.ended()
         super().connection_lost(exc)
 
 
@@ -182,8 +189,9 @@ class Tcp:
         self.life_s = life_s
         self._seals = seals
         self._receiver: Receiver | None = None
-        self._server: asyncio.AbstractServer | None = None
-        self._streams: set[_Stream] = set()
+        self._server: asyncio.Server | None = None
+        self.alive: set[_Stream] = set()
+        """Every stream that is connected, in either direction."""
         self._incoming = 0
         self._resolver = Resolver()
 
@@ -197,7 +205,7 @@ class Tcp:
         stream = _Accepted(self, self._seals(False))
         transport.set_protocol(stream)
         stream.connection_made(transport)
-        if stream.transport is not None and received:
+        if received and not transport.is_closing():
             stream.data_received(received)
 
     async def start(self, host: str, port: int, receiver: Receiver) -> str:
@@ -228,7 +236,6 @@ class Tcp:
         def make() -> _Opened:
             nonlocal stream
             stream = _Opened(self, self._seals(True), frame)
-            self._streams.add(stream)
             return stream
 
         try:
@@ -243,10 +250,8 @@ class Tcp:
             answer = None
         finally:
             if stream is not None:
+                # One that was never connected is closed by asyncio itself.
                 stream.drop()
-                if stream.transport is None:
-                    # Cancelled before it was connected: asyncio closes the socket itself.
-                    self._streams.discard(stream)
         if answer is None:
             self.counters["exchanges failed"] += 1
         return Exchanged(answer)
@@ -266,12 +271,20 @@ class Tcp:
     async def close(self) -> None:
         """Stop listening, end every stream."""
         self._receiver = None
+        loop = asyncio.get_running_loop()
+        if self._server is not None and isinstance(loop, asyncio.SelectorEventLoop):
+            # CPython's server, once closed, loses sockets that it has accepted in that turn of
+            # the loop: it must stop to accept before it is closed.
+            for listening in self._server.sockets:
+                loop.remove_reader(listening.fileno())
+        # What has been accepted comes to life in the next turns of the loop.
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
         if self._server is not None:
             self._server.close()
-        streams = [stream for stream in self._streams if stream.transport is not None]
-        for stream in streams:
+        for stream in list(self.alive):
             stream.drop()
-        for stream in streams:
+        for stream in list(self.alive):
             await stream.ended
         await self._resolver.close()
         if self._server is not None:
@@ -280,22 +293,18 @@ class Tcp:
 
     # ------------------------------------------------------------------ for the streams
 
-    def admits(self, stream: _Accepted) -> bool:
+    def admits(self) -> bool:
         """Count a stream that somebody opened, unless there are too many."""
         if self._receiver is None or self._incoming >= self.accepted:
             self.counters["streams dropped: too many"] += 1
             return False
         self._incoming += 1
-        self._streams.add(stream)
         self.counters["streams accepted"] += 1
         return True
 
-    def lost(self, stream: _Stream) -> None:
-        """Forget a stream that has ended."""
-        if stream in self._streams:
-            self._streams.discard(stream)
-            if isinstance(stream, _Accepted):
-                self._incoming -= 1
+    def ended(self) -> None:
+        """Count the end of a stream that was admitted."""
+        self._incoming -= 1
 
     def tell(self, stream: _Accepted, frame: bytes) -> None:
         """Hand the frame over."""
