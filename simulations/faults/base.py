@@ -125,8 +125,10 @@ def is_held_elsewhere(world: World, machine: Machine) -> bool:
     """Tell whether all that a running machine has published is durable on others as well.
 
     Only then may a fault take it away: of what a disk alone ever held, nothing is left
-    when it is gone, and nobody promised otherwise.
+    when it is gone, and nobody promised otherwise. What it has set aside, it alone holds.
     """
+    if machine.device.disk.quarantine:
+        return False
     # Others must be members: who waits to be admitted may yet have to begin from nothing.
     members = [other for other in world.up() if other.replica.writable]
     vectors = [other.engine.state.vector for other in members if other is not machine]
