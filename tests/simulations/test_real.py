@@ -15,7 +15,7 @@ from simulations.stage import Scenario, Stage
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("name", ["region_loss", "hot_key"])
+@pytest.mark.parametrize("name", ["region_loss", "hot_key", "slow_peer", "evicted_returns"])
 def test_it_holds_in_both_worlds(name: str) -> None:
     simulated, real = run_scenario(name), run_real(name)
     assert (simulated.verdict, real.verdict) == ("pass", "pass"), real.message
