@@ -40,13 +40,14 @@ from gossip.effects import (
     SendDatagram,
     Warn,
 )
-from gossip.errors import Malformed, Rejected, UnknownMember
+from gossip.errors import Rejected, UnknownMember
 from gossip.frame_wire import (
     decode_frame,
     encode_frame,
 )
 from gossip.frames import Frame, ViewRequest
 from gossip.members import MemberView
+from gossip.memory import Memory
 from gossip.messages import (
     Channel,
     Packet,
@@ -56,6 +57,7 @@ from gossip.messages import (
     Referral,
     State,
 )
+from gossip.packing import Packing
 from gossip.referrals import ADDRESSES, Referrals, new_addresses
 from gossip.regions import Regions
 from gossip.rotation import Rotation
@@ -63,7 +65,6 @@ from gossip.sealing import Seal
 from gossip.swim import Swim
 from gossip.topology import Standing, gateways, peers_to_stream, standing_of, standing_of_me
 from gossip.viewing import Viewing
-from gossip.wire import encode_packet, pack, unpack
 
 if TYPE_CHECKING:
     from random import Random
@@ -74,7 +75,6 @@ WIDE: Final = "wide"
 """The tag of the wide-area pool."""
 
 _LOCAL, _FAR, _VIEWS = range(3)
-_FORMAT: Final = 1
 
 
 def local_pool(region: str) -> str:
@@ -101,9 +101,10 @@ class Mesh:
         self._seal = seal
         self._config = local
         self._wide_config = wide
-        peers = self._unpack(remembered)
-        self._remembered = list(peers)
-        self._local = Swim(me, local_pool(me.profile.region), local, chance, seal, peers[_LOCAL])
+        self._memory = Memory(remembered, self.counters)
+        self._local = Swim(
+            me, local_pool(me.profile.region), local, chance, seal, self._memory[_LOCAL]
+        )
         self._wide: Swim | None = None
         self._regions = Regions(me.profile.region, local.members, chance)
         self._beliefs = Beliefs(self._local, self._regions)
@@ -134,7 +135,7 @@ class Mesh:
             return []
         swim = self._pool(packet.pool)
         if swim is None:
-            return self._refer_packet(packet, now_us)
+            return self._refer_packet(packet, source, now_us)
         swim.counters.bytes_received += len(data)
         effects: list[Effect] = []
         for message in packet.messages:
@@ -331,8 +332,7 @@ class Mesh:
                     if self._rotation.take(payload, wall_us):
                         passed += self._tell_ring(payload, now_us, wall_us, but=kind)
                 case Remember(peers):
-                    self._remembered[kind] = peers
-                    passed.append(Remember(pack((_FORMAT, *self._remembered))))
+                    passed.append(Remember(self._memory.keep(kind, peers)))
                 case Warn():
                     tag = WIDE if kind == _FAR else self._local.pool
                     passed.append(replace(effect, details={**effect.details, "pool": tag}))
@@ -342,7 +342,10 @@ class Mesh:
 
     def _near_changed(self, change: MemberChanged, now_us: int) -> None:
         self._viewing.own_changed(now_us)
-        self._viewing.gateways = self._elect()
+        elected = self._viewing.gateways
+        if len(elected) < 2 or change.record.member <= elected[-1]:
+            # Of whoever has a higher id than both, nothing changes the election.
+            self._viewing.gateways = self._elect()
         if change.previous is None or change.previous > State.SUSPECT:
             # A newcomer has heard no announcement yet.
             self._viewing.announce_soon(now_us, all_again=True)
@@ -426,7 +429,7 @@ class Mesh:
         if now_us < self._candidate_us:
             return []
         self._wide = self._beliefs.far = Swim(
-            self.me, WIDE, self._wide_config, self._chance, self._seal, self._remembered[_FAR]
+            self.me, WIDE, self._wide_config, self._chance, self._seal, self._memory[_FAR]
         )
         self._wide.annotate(self._annotation)
         seeds = dict.fromkeys(self._seeds)
@@ -439,16 +442,17 @@ class Mesh:
 
     # ------------------------------------------------------------------ the wrong door
 
-    def _refer_packet(self, packet: Packet, now_us: int) -> list[Effect]:
+    def _refer_packet(self, packet: Packet, source: str, now_us: int) -> list[Effect]:
         """Tell who knocked for another pool where that pool is."""
         pings = [message for message in packet.messages if isinstance(message, Ping)]
         referral = self._referral(packet.pool, now_us) if pings else None
         if referral is None:
             self.counters["datagrams for other pools"] += 1
             return []
-        answer = Packet(packet.pool, self.me.stamp, 0, (referral,))
-        sealed = self._seal.seal(encode_packet(answer))
-        return [SendDatagram(pings[0].reply_to, sealed)]
+        packing = Packing(packet.pool, self._config, self._seal.overhead)
+        answers = packing.packets(self.me.stamp, 0, (referral,))
+        place = pings[0].reply_to or source
+        return [SendDatagram(place, self._seal.seal(answer)) for answer in answers]
 
     def _referral(self, pool: str, now_us: int) -> Referral | None:
         if pool == WIDE:
@@ -484,16 +488,3 @@ class Mesh:
 
     def _answer(self, stream: Any, pool: str, body: Referral) -> Answer:
         return Answer(stream, encode_frame(Frame(pool, self.me.stamp, body), self._config))
-
-    def _unpack(self, remembered: bytes) -> tuple[bytes, bytes]:
-        if not remembered:
-            return b"", b""
-        try:
-            version, near, far = unpack(remembered)
-            if version != _FORMAT or not (isinstance(near, bytes) and isinstance(far, bytes)):
-                raise Malformed("not a memory of peers of this version")
-        except (Malformed, TypeError, ValueError):
-            # Losing it costs a search by seeds, and refusing to start would cost the node.
-            self.counters["memories refused"] += 1
-            return b"", b""
-        return near, far
