@@ -28,7 +28,7 @@
 #endif
 
 /* Raised when what crosses the border changes: Python takes no other version. */
-#define INTERFACE 2
+#define INTERFACE 3
 
 /* -------------------------------------------------------------------- dots */
 
@@ -473,6 +473,25 @@ end:
     return result;
 }
 
+PyDoc_STRVAR(are_amounts_doc,
+"are_amounts(values)\n--\n\n"
+"Tell whether all values of a list are whole numbers from 0 to 2^63 - 1.");
+
+static PyObject *
+are_amounts(PyObject *module, PyObject *values)
+{
+    (void)module;
+    if (!PyList_CheckExact(values)) {
+        PyErr_SetString(PyExc_TypeError, "amounts come in a list");
+        return NULL;
+    }
+    int64_t amount;
+    int fine = 1;
+    for (Py_ssize_t index = 0; fine > 0 && index < PyList_GET_SIZE(values); index++)
+        fine = read_amount(PyList_GET_ITEM(values, index), &amount);
+    return fine < 0 ? NULL : PyBool_FromLong(fine);
+}
+
 /* -------------------------------------------------------------------- keys */
 
 /* Return what a column of keys shares at its front, in characters, and the longest's length;
@@ -667,6 +686,7 @@ static PyMethodDef functions[] = {
     FUNCTION(join_keys),
     FUNCTION(split_keys),
     FUNCTION(pair_up),
+    {"are_amounts", are_amounts, METH_O, are_amounts_doc},
     {"furthest", furthest, METH_O, furthest_doc},
     {NULL, NULL, 0, NULL},
 };

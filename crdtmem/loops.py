@@ -20,6 +20,7 @@ from typing import Any, Final
 
 __all__ = [
     "COMPILED",
+    "are_amounts",
     "count_run",
     "furthest",
     "join_keys",
@@ -29,7 +30,7 @@ __all__ = [
     "split_keys",
 ]
 
-_INTERFACE: Final = 2
+_INTERFACE: Final = 3
 """The version of what crosses the border, as ``loops.c`` has it."""
 
 _Function = Callable[..., Any] | None
@@ -49,6 +50,7 @@ _loops: Final = _extension()
 COMPILED: Final = _loops is not None
 """Whether the compiled loops are in use."""
 
+are_amounts: _Function = getattr(_loops, "are_amounts", None)
 count_run: _Function = getattr(_loops, "count_run", None)
 furthest: _Function = getattr(_loops, "furthest", None)
 join_keys: _Function = getattr(_loops, "join_keys", None)

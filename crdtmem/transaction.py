@@ -28,6 +28,7 @@ from crdtmem.crdt import DATATYPES, DATATYPES_BY_CODE
 from crdtmem.entries import NO_METADATA, Metadata, ascending
 from crdtmem.errors import InvalidValue, LimitExceeded, UnknownName
 from crdtmem.limits import Limits
+from crdtmem.loops import are_amounts
 
 __all__ = [
     "CountRun",
@@ -163,6 +164,9 @@ class CountRun(PutRun):
     def seal(self, limits: Limits) -> int:
         """Check the keys and amounts; returns about how many bytes they will take."""
         self._seal_keys(limits)
+        size = len(self.packed_keys) + (_TOTAL_BYTES + _SUPERSEDED_BYTES) * len(self.keys)
+        if are_amounts is not None and type(self.values) is list and are_amounts(self.values):
+            return size
         if set(map(type, self.values)) != _INT_ONLY or min(self.values) < 0:
             raise InvalidValue(
                 "an amount to count must be a whole number of at least 0",
@@ -170,7 +174,7 @@ class CountRun(PutRun):
             )
         if max(self.values) >> 64:
             raise InvalidValue("an amount to count must be below 2^64")
-        return len(self.packed_keys) + (_TOTAL_BYTES + _SUPERSEDED_BYTES) * len(self.keys)
+        return size
 
 
 def check_value_size(key: str, value: Any, limits: Limits) -> None:

@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crdtmem import bulk, columns, joining, loops
+from crdtmem import transaction as transactions
 from crdtmem.batch import unpack_keys
 from crdtmem.codec import unpack
 from crdtmem.crdt import DATATYPES
@@ -42,6 +43,7 @@ USERS = {
     bulk: ("count_run", "put_run"),
     columns: ("furthest", "join_keys", "pair_up", "split_keys"),
     joining: ("join_run",),
+    transactions: ("are_amounts",),
 }
 
 
@@ -202,6 +204,19 @@ def test_a_bad_key_among_good_ones_is_refused_alike(compiled: ModuleType, bad: A
             for name in [*NAMES, bad, *NAMES]:
                 made.put(SPACE, REGISTER, name, 1)
             with pytest.raises((InvalidValue, LimitExceeded)):
+                KernelNode(1).commit(made)
+
+
+@pytest.mark.parametrize("bad", [-1, 1.5, True, "1", None, 1 << 64])
+def test_a_bad_amount_among_good_ones_is_refused_alike(compiled: ModuleType, bad: Any) -> None:
+    for amounts, fine in ([1, bad], False), ([1, 0, (1 << 63) - 1], True), ([1 << 63], False):
+        assert compiled.are_amounts(amounts) is fine
+    for module in (compiled, None):
+        with using(module):
+            made = Transaction()
+            for name, amount in zip(NAMES, [*ONES[1:], bad], strict=True):
+                made.count(SPACE, COUNTER, name, amount)
+            with pytest.raises(InvalidValue, match="amount"):
                 KernelNode(1).commit(made)
 
 
