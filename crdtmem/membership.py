@@ -265,6 +265,11 @@ class Membership:
     def _become_member(self, now_us: int) -> list[Effect]:
         if self._is_member or self.replica.halted is not None or not self._may_write():
             return []
+        if not self.replica.state.vector.get(self.own, 0):
+            beyond = self.evictions.beyond_at_birth(self.epoch, self.replica.state.vector)
+            if beyond:
+                names = ", ".join(map(replica_text, sorted(beyond)))
+                return self.retire(f"this newcomer took more of {names} than it may", beyond)
         self._is_member = self.replica.writable = True
         effects = [*self.react(now_us), *self._give_up_former(now_us)]
         for hello in self._greeted.values():

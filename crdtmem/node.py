@@ -33,7 +33,9 @@ from crdtmem.checkpointing import Checkpointer
 from crdtmem.control import ControlServer
 from crdtmem.control_path import SocketPath, control_path
 from crdtmem.engine import NodeInfo
+from crdtmem.keys import settle_ring
 from crdtmem.memory import Memory
+from crdtmem.meshing import Meshing
 from crdtmem.node_verbs import node_verbs
 from crdtmem.peers import PeerStreams
 from crdtmem.recovery import open_engine
@@ -60,9 +62,12 @@ class Node:
         self.stopping = asyncio.Event()
         memory.runtime.on_defect.append(self.stopping.set)
         self.started_at_us = now_us()
-        self.peers = PeerStreams(settings, memory.runtime)
+        ring, self.ring_is_new = settle_ring(settings)
+        self.peers = PeerStreams(settings, memory.runtime, ring)
+        self.meshing = Meshing(settings, memory.runtime, self.peers, ring)
         memory.services.before_restart.append(self.peers.pause)
         memory.services.after_restart.append(self.peers.resume)
+        memory.services.after_restart.append(self.meshing.restart)
         self.control = ControlServer(
             SocketPath(control_path(settings)),
             {**memory_verbs(memory), **node_verbs(self)},
@@ -101,7 +106,9 @@ class Node:
         node = cls(settings, Memory(runtime))
         try:
             await node.control.start()
-            await node.peers.start()
+            await node.meshing.open()
+            node.peers.start()
+            node.meshing.start()
             runtime.apply(engine.start(runtime.now_us(), found=found))
             runtime.checkpointer.note_written(0)
         except BaseException:
@@ -114,6 +121,7 @@ class Node:
         self.stopping.set()
         self.control.stop_accepting()
         self.peers.stop_accepting()
+        await self.meshing.close(leave=True)
         await self.runtime.close()
         await self.control.close()
         await self.peers.close()
@@ -147,6 +155,7 @@ def node_info(settings: Settings) -> NodeInfo:
         name=settings.node_name,
         cluster=settings.cluster,
         peers=len(settings.peers),
+        joins=bool(settings.join),
         address=settings.listen,
         skew_alarm_us=settings.clock.skew_alarm_ms * 1_000,
         flight_deltas=settings.group_commit.flight_deltas,

@@ -1,180 +1,95 @@
-"""Streams to peers: TCP connections that the engine reads from and writes to.
+"""Streams to peers: who is dialled, what is listened to, and the engine's effects on them.
 
-Problem: links break, peers restart, and a peer that stops reading must cost
-this node neither memory nor attention.
+Problem: links break, peers restart and move, and a peer that stops reading must cost this
+node neither memory nor attention.
 
-Idea: this is the thin edge under ``sync``, which decides everything: a stream
-that opens, brings bytes or ends is told to the engine, and the engine's
-``Send`` and ``Disconnect`` effects are carried out. The listener takes what
-comes; every configured peer has a task that dials it, and dials again with a
-doubling, jittered pause for as long as the node runs. Where two nodes dial each
-other, ``sync`` keeps one of the two streams; the other's dialler then waits until
-a stream ends.
+Idea: this is the thin edge under ``sync``, which decides everything: a stream that opens,
+brings bytes or ends is told to the engine, and the engine's ``Send`` and ``Disconnect``
+effects are carried out. The listener takes what comes. Every target (those that the
+settings name, and those that the mesh finds: see ``links``) has a task that dials it, and
+dials again with a doubling, jittered pause for as long as it is one. Where two nodes dial
+each other, ``sync`` keeps one of the two streams; the other's dialler then waits until a
+stream ends.
 
-Invariants: what is written to a stream and not yet taken is bounded: ``sync``
-grants itself no more than the peer's credit, and a stream whose buffer passes
-``buffer_bytes`` all the same is dropped; every stream that was announced as
-connected is announced as disconnected once; a handshake that does not begin
-within ``_SILENT_S`` is dropped, so that a port scanner holds nothing.
+Invariants: what is written to a stream and not yet taken is bounded: ``sync`` grants itself
+no more than the peer's credit, and a stream whose buffer passes ``buffer_bytes`` all the
+same is dropped; at most ``_CONNECTIONS`` are open, proven or not; a connection that does
+not prove itself and begin within ``peer_stream.SILENT_S`` is dropped, so that a port
+scanner holds nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
-import socket
-from collections.abc import Callable, Mapping
-from typing import Any, Final, cast
+import secrets
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final
 
 from crdtmem.effects import Disconnect, Send
-from crdtmem.errors import ConfigError, CrdtmemError, Overloaded, Unreachable
+from crdtmem.errors import ConfigError, Unreachable
+from crdtmem.peer_stream import PeerStream
 from crdtmem.runtime import Runtime
 from crdtmem.settings import Settings, parse_address
-from crdtmem.sync_greeting import DUPLICATE
 from crdtmem.sync_session import SessionInfo
 from crdtmem.wall import now_us
+from gossip.keyring import Keyring
+from gossip.stream_seal import EMBEDDER, SALT_BYTES, StreamSeal
 
 __all__ = ["PeerStreams"]
 
 _DIAL_S: Final = 5.0
-_SILENT_S: Final = 10.0
 _STEADY_S: Final = 10.0
-_INCOMING: Final = 2_000
-_log = logging.getLogger("crdtmem.peers")
+_CONNECTIONS: Final = 2_000
+_RECORD_BYTES: Final = 1 << 20
+
+Adopter = Callable[[asyncio.Transport, bytes], None]
 
 
-class _Stream(asyncio.Protocol):
-    """One TCP stream, in either direction."""
+class _Target:
+    """Somebody to have a stream with; ``replica`` is 0 where only the address is known."""
 
-    def __init__(self, streams: PeerStreams, number: int, dialled: str | None) -> None:
-        self._streams = streams
-        self.number = number
-        self.dialled = dialled
-        self.address = dialled or ""
-        self.connected_at_us = now_us()
-        self.received_bytes = 0
-        self.sent_bytes = 0
-        self.error: str | None = None
-        self.duplicate = False
-        self.open = False
-        self.ended = asyncio.Event()
-        self._silence: asyncio.TimerHandle | None = None
+    __slots__ = ("address", "attempts", "error", "replica", "stream", "task")
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Prepare the socket, and tell the engine."""
-        # uvloop's transports are Transports in all but ancestry.
-        self._transport = transport = cast("asyncio.Transport", transport)
-        _prepare(transport.get_extra_info("socket"))
-        transport.set_write_buffer_limits(high=self._streams.buffer_bytes)
-        name = transport.get_extra_info("peername")
-        if self.dialled is None and name:
-            self.address = f"{name[0]}:{name[1]}"
-        # Open before it is announced: the engine's first effect is to send.
-        self.open = True
-        if not self._streams.opened(self):
-            self.open = False
-            transport.abort()
-            return
-        loop = asyncio.get_running_loop()
-        self._silence = loop.call_later(_SILENT_S, self._still_silent)
-
-    def data_received(self, data: bytes) -> None:
-        """Hand bytes to the engine."""
-        if self._silence is not None:
-            self._silence.cancel()
-            self._silence = None
-        self.received_bytes += len(data)
-        if self.open:
-            self._streams.received(self, data)
-
-    def _still_silent(self) -> None:
-        self._silence = None
-        self.drop(Unreachable("the peer said nothing", hint="is it a node of this cluster?"))
-
-    def pause_writing(self) -> None:
-        """Drop a peer that takes nothing, although it granted credit."""
-        self.drop(
-            Overloaded(
-                f"the peer left over {self._streams.buffer_bytes} bytes untaken",
-                hint="it will connect again and ask for what it lacks",
-            )
-        )
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """Tell the engine."""
-        if self._silence is not None:
-            self._silence.cancel()
-        if self.error is None and error is not None:
-            self.error = str(error)
-        self._streams.lost(self)
-        self.ended.set()
-
-    def send(self, data: bytes) -> None:
-        """Write bytes."""
-        self.sent_bytes += len(data)
-        self._transport.write(data)
-
-    def drop(self, error: CrdtmemError) -> None:
-        """End the stream at once, and remember why."""
-        if self.error is None:
-            self.error = str(error)
-            _log.info("stream to %s dropped: %s", self.address, error)
-        self._transport.abort()
-
-    def finish(self, error: CrdtmemError) -> None:
-        """End the stream after what is written has gone out: it may say why."""
-        if self.error is None:
-            self.error = str(error)
-            self.duplicate = error.details.get("reason") == DUPLICATE
-            level = logging.DEBUG if self.duplicate else logging.INFO
-            _log.log(level, "stream to %s ended: %s", self.address, error)
-        self._transport.close()
-
-
-def _prepare(connection: Any) -> None:
-    """Small frames leave at once; a peer that vanished is noticed within a minute."""
-    if connection is None or connection.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, seconds in (("TCP_KEEPIDLE", 20), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
-        if hasattr(socket, option):
-            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), seconds)
-
-
-class _Dialled:
-    """What is known of one configured peer."""
-
-    __slots__ = ("address", "attempts", "error", "stream")
-
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, replica: int = 0) -> None:
         self.address = address
+        self.replica = replica
         self.attempts = 0
         self.error: str | None = None
-        self.stream: _Stream | None = None
+        self.stream: PeerStream | None = None
+        self.task: asyncio.Task[None] | None = None
 
 
 class PeerStreams:
     """All streams of one node, and the effects that concern them."""
 
-    def __init__(self, settings: Settings, runtime: Runtime) -> None:
+    def __init__(self, settings: Settings, runtime: Runtime, ring: Keyring | None = None) -> None:
+        """``ring`` is ``None`` for plain text."""
         self._settings = settings
         self._runtime = runtime
-        self._streams: dict[int, _Stream] = {}
+        self._ring = ring
+        self._streams: dict[int, PeerStream] = {}
+        self._connections: set[PeerStream] = set()
         self._numbers = 0
         self._server: asyncio.AbstractServer | None = None
-        self._dialled = [_Dialled(address) for address in settings.peers]
-        self._tasks: list[asyncio.Task[None]] = []
+        self._configured = [_Target(address) for address in settings.peers]
+        self._found: dict[int, _Target] = {}
+        self._routes = dict(route.split("=", 1) for route in settings.mesh.routes)
+        self._ending: set[asyncio.Task[None]] = set()
         self._closing = False
         self._paused = False
         self._one_ended = asyncio.Event()
         self._random = random.Random()  # noqa: S311 - jitter
         self.buffer_bytes = settings.streams.credit_window_bytes + 2 * settings.limits.frame_bytes
         self.address = settings.listen
+        # Who takes connections that are for the mesh; who is told that a peer came or went.
+        self.adopter: Adopter | None = None
+        self.on_change: Callable[[], None] = lambda: None
 
-    async def start(self) -> None:
-        """Listen, and begin to dial. Raises ``ConfigError`` where it cannot listen."""
+    # ------------------------------------------------------------------ life
+
+    async def listen(self) -> None:
+        """Listen. Raises ``ConfigError`` where that is impossible."""
         handlers: dict[type, Callable[[Any], None]] = {
             Send: self._send,
             Disconnect: self._disconnect,
@@ -193,15 +108,26 @@ class PeerStreams:
             ) from error
         bound = self._server.sockets[0].getsockname()
         self.address = f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}"
-        self._tasks = [loop.create_task(self._keep_dialling(peer)) for peer in self._dialled]
+
+    async def unlisten(self) -> None:
+        """Give the port up again: its number is not free for datagrams."""
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+            self._server = None
+
+    def start(self) -> None:
+        """Begin to dial those that the settings name."""
+        for target in self._configured:
+            self._seek(target)
 
     def stop_accepting(self) -> None:
         """Take and seek no more streams; those that are open stay."""
         self._closing = True
         if self._server is not None:
             self._server.close()
-        for task in self._tasks:
-            task.cancel()
+        for target in (*self._configured, *self._found.values()):
+            self._stop_seeking(target)
 
     def pause(self) -> None:
         """End every stream, and let none stay until ``resume``: the engine is being replaced."""
@@ -210,73 +136,144 @@ class PeerStreams:
             stream.drop(Unreachable("the node goes on under a new replica id"))
 
     def resume(self) -> None:
-        """Take streams again; those to configured peers are dialled as ever."""
+        """Take streams again; targets are dialled as ever."""
         self._paused = False
 
     async def close(self) -> None:
         """End every stream. Idempotent."""
         self.stop_accepting()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        streams = list(self._streams.values())
-        for stream in streams:
+        await asyncio.gather(*self._ending, return_exceptions=True)
+        connections = list(self._connections)
+        for stream in connections:
             stream.drop(Unreachable("the node stops"))
-        for stream in streams:
+        for stream in connections:
             await stream.ended.wait()
         if self._server is not None:
             await self._server.wait_closed()
             self._server = None
 
+    # ------------------------------------------------------------------ targets
+
+    def dial(self, targets: Mapping[int, str]) -> None:
+        """Have a dialler for each of these replicas, at these addresses, and for no others
+        that the mesh found. Streams that are open stay."""
+        for replica, target in list(self._found.items()):
+            if targets.get(replica) != target.address:
+                self._stop_seeking(target)
+                del self._found[replica]
+        if self._closing:
+            return
+        for replica, address in targets.items():
+            if replica not in self._found:
+                self._found[replica] = target = _Target(address, replica)
+                self._seek(target)
+
+    def hang_up(self, replicas: Collection[int]) -> None:
+        """End the streams with these replicas; no stream to a configured peer is among them."""
+        if not replicas:
+            return
+        kept = {target.stream for target in self._configured}
+        for replica, session in list(self._runtime.engine.sync.by_replica.items()):
+            stream = self._streams.get(session.peer)
+            if replica in replicas and stream is not None and stream not in kept:
+                stream.finish(Unreachable("the mesh asks for no stream between us"))
+
+    def _seek(self, target: _Target) -> None:
+        target.task = asyncio.get_running_loop().create_task(self._keep_dialling(target))
+        self._ending.add(target.task)
+        target.task.add_done_callback(self._ending.discard)
+
+    @staticmethod
+    def _stop_seeking(target: _Target) -> None:
+        if target.task is not None:
+            target.task.cancel()
+
     def status(self) -> list[dict[str, Any]]:
-        """Return one plain map per configured peer, and per stream that came in."""
+        """Return one plain map per target, and per stream that came in."""
         met = {info.peer: info for info in self._runtime.engine.sync.info()}
         rows = []
-        for peer in self._dialled:
+        for peer in (*self._configured, *self._found.values()):
+            if peer.stream is None and peer.replica in self._runtime.engine.sync.by_replica:
+                # It dialled us: the row of that stream says all there is.
+                continue
             row = _describe(peer.stream, met)
-            row |= {"address": peer.address, "configured": True, "attempts": peer.attempts}
+            row |= {"address": peer.address, "attempts": peer.attempts}
+            row["configured"] = peer in self._configured
             row["error"] = row["error"] or peer.error
             rows.append(row)
+        targets = {peer.stream for peer in (*self._configured, *self._found.values())}
         rows += [
-            _describe(stream, met) for stream in self._streams.values() if stream.dialled is None
+            _describe(stream, met) for stream in self._streams.values() if stream not in targets
         ]
         return rows
 
     # ------------------------------------------------------------------ streams
 
-    def _new(self, dialled: str | None) -> _Stream:
-        self._numbers += 1
-        return _Stream(self, self._numbers, dialled)
+    def seal(self, *, initiator: bool) -> StreamSeal:
+        """Return a fresh seal for one stream."""
+        return StreamSeal(
+            self._settings.cluster,
+            self._ring,
+            secrets.token_bytes(SALT_BYTES),
+            initiator=initiator,
+            purpose=EMBEDDER,
+            frame_bytes=self._settings.limits.frame_bytes + _RECORD_BYTES,
+            wall_us=now_us(),
+        )
 
-    async def _keep_dialling(self, peer: _Dialled) -> None:
-        """Keep a stream to one configured peer, for as long as the node runs."""
-        host, port = parse_address(peer.address)
+    def admits(self, stream: PeerStream) -> bool:
+        """Count a connection, unless there are too many or the node stops."""
+        if self._closing or len(self._connections) >= _CONNECTIONS:
+            return False
+        self._connections.add(stream)
+        return True
+
+    def adopt(self, transport: asyncio.Transport, received: bytes) -> bool:
+        """Hand a connection that is for the mesh over to it."""
+        if self.adopter is None:
+            return False
+        self.adopter(transport, received)
+        return True
+
+    def _new(self, dialled: str | None) -> PeerStream:
+        self._numbers += 1
+        return PeerStream(self, self._numbers, dialled)
+
+    async def _keep_dialling(self, target: _Target) -> None:
+        """Keep a stream to one target, for as long as it is one."""
         loop = asyncio.get_running_loop()
         shortest_ms = self._settings.reconnect.minimum_ms
         pause_ms = shortest_ms
+        host, port = parse_address(self._routes.get(target.address, target.address))
         while not self._closing:
-            peer.attempts += 1
+            if target.replica and target.replica in self._runtime.engine.sync.by_replica:
+                # The peer's own stream to us stays: look again when one has ended.
+                await self._one_ended.wait()
+                continue
+            target.attempts += 1
             began_s = loop.time()
             try:
                 async with asyncio.timeout(_DIAL_S):
                     _, stream = await loop.create_connection(
-                        lambda: self._new(peer.address), host, port
+                        lambda: self._new(target.address), host, port
                     )
-                peer.stream, peer.error = stream, None
+                target.stream, target.error = stream, None
                 await stream.ended.wait()
-                peer.error = None if stream.duplicate else stream.error
+                target.error = None if stream.duplicate else stream.error
                 if stream.duplicate:
                     # The peer's own stream to us stays: knock again when one has ended.
                     await self._one_ended.wait()
             except (OSError, TimeoutError) as error:
-                peer.error = str(error) or "no answer"
-            peer.stream = None
+                target.error = str(error) or "no answer"
+            target.stream = None
             if loop.time() - began_s > _STEADY_S:
                 pause_ms = shortest_ms
             await asyncio.sleep(pause_ms * self._random.uniform(0.5, 1.0) / 1_000)
             pause_ms = min(2 * pause_ms, self._settings.reconnect.maximum_ms)
 
-    def opened(self, stream: _Stream) -> bool:
-        """Announce a stream; tells whether it may stay."""
-        if self._closing or self._paused or len(self._streams) >= _INCOMING:
+    def opened(self, stream: PeerStream) -> bool:
+        """Announce a proven stream; tells whether it may stay."""
+        if self._closing or self._paused:
             return False
         self._streams[stream.number] = stream
         initiator = stream.dialled is not None
@@ -286,14 +283,21 @@ class PeerStreams:
         )
         return True
 
-    def received(self, stream: _Stream, data: bytes) -> None:
+    def received(self, stream: PeerStream, data: bytes) -> None:
         """Hand bytes to the engine."""
         runtime, engine = self._runtime, self._runtime.engine
-        if not runtime.closed:
-            runtime.attempt(lambda: engine.receive(stream.number, data, runtime.now_us()))
+        if runtime.closed:
+            return
+        runtime.attempt(lambda: engine.receive(stream.number, data, runtime.now_us()))
+        if not stream.greeted:
+            session = engine.sync.sessions.get(stream.number)
+            if session is not None and session.open:
+                stream.greeted = True
+                self.on_change()
 
-    def lost(self, stream: _Stream) -> None:
+    def lost(self, stream: PeerStream) -> None:
         """Announce the end of a stream, if its beginning was."""
+        self._connections.discard(stream)
         if self._streams.pop(stream.number, None) is None:
             return
         stream.open = False
@@ -304,6 +308,8 @@ class PeerStreams:
         runtime, engine = self._runtime, self._runtime.engine
         if not runtime.closed:
             runtime.attempt(lambda: engine.disconnected(stream.number, runtime.now_us()))
+        if stream.greeted:
+            self.on_change()
 
     # ------------------------------------------------------------------ effects
 
@@ -318,7 +324,7 @@ class PeerStreams:
             stream.finish(effect.error)
 
 
-def _describe(stream: _Stream | None, met: Mapping[int, SessionInfo]) -> dict[str, Any]:
+def _describe(stream: PeerStream | None, met: Mapping[int, SessionInfo]) -> dict[str, Any]:
     """Return what operators are told of one stream; ``replica`` is empty until it is greeted."""
     info = None if stream is None else met.get(stream.number)
     return {

@@ -48,6 +48,7 @@ __all__ = [
     "Settings",
     "Streams",
     "SyncLog",
+    "is_loopback",
     "look_up",
     "parse_address",
     "parse_size",
@@ -88,7 +89,8 @@ def parse_address(text: str, *, lowest_port: int = 1) -> tuple[str, int]:
     return host, int(digits)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine only, as far as its text tells."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:  # a name: only this one is loopback by definition
@@ -368,13 +370,25 @@ class Settings(_Section):
     @model_validator(mode="after")
     def _check_together(self) -> Settings:
         host, _ = parse_address(self.listen, lowest_port=0)
-        if not self.allow_public_listen and not _is_loopback(host):
+        if self.mesh.plain_text and not self.allow_public_listen and not is_loopback(host):
             raise _contradiction(
-                f"listen is {self.listen}, which other machines can reach, and streams are not "
-                "encrypted",
-                "listen on 127.0.0.1, or set allow_public_listen on a network that you trust whole",
+                f"listen is {self.listen}, which other machines can reach, and mesh.plain_text "
+                "leaves everything unsealed",
+                "leave mesh.plain_text out, or set allow_public_listen on a network that you trust "
+                "whole",
                 "listen",
+                "mesh.plain_text",
             )
+        if _is_unspecified(host) and not self.advertise:
+            raise _contradiction(
+                f"listen is {self.listen}, every address of this machine, and others must be told "
+                "one that they can reach",
+                "set advertise to this node's HOST:PORT, or listen on one address",
+                "listen",
+                "advertise",
+            )
+        if len(set(self.join)) != len(self.join):
+            raise _contradiction("join names a node twice", "name each once", "join")
         if len(set(self.peers)) != len(self.peers):
             raise _contradiction("peers names a peer twice", "name each peer once", "peers")
         _require_order(self, "group_commit.flight_deltas", "limits.batch_deltas")
@@ -422,5 +436,8 @@ def _describe(model: type[BaseModel], prefix: str = "") -> dict[str, str]:
 
 DESCRIPTIONS: Final = _describe(Settings)
 SWITCHES: Final = frozenset(
-    name for name, field in Settings.model_fields.items() if field.annotation is bool
+    f"{prefix}{name}"
+    for prefix, section in (("", Settings), ("mesh.", Mesh))
+    for name, field in section.model_fields.items()
+    if field.annotation is bool
 )

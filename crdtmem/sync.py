@@ -28,7 +28,7 @@ acknowledging by durable vector is Bayou's (Petersen et al., 1997).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from typing import Any, Final
 
@@ -68,7 +68,7 @@ from crdtmem.sync_newcomer import Guide
 from crdtmem.sync_outflow import Outflow
 from crdtmem.sync_repair import Repair, fingerprint_of
 from crdtmem.sync_requests import Requests
-from crdtmem.sync_session import Session, SessionInfo
+from crdtmem.sync_session import Session, SessionInfo, clock_offsets_us
 from crdtmem.sync_telling import NEVER_US, Telling
 from crdtmem.sync_transfer import Outbound
 from crdtmem.transfer_messages import (
@@ -195,13 +195,18 @@ class Sync:
         """Return what is known of every peer that has introduced itself."""
         return [session.info() for session in self.sessions.values() if session.open]
 
+    def look_into(self, replicas: Iterable[int], now_us: int) -> list[Effect]:
+        """Compare with these peers at once: all is quiet, and yet something differs."""
+        effects: list[Effect] = []
+        for session in [self.by_replica[one] for one in replicas if one in self.by_replica]:
+            effects += self.telling.hurry(session, now_us)
+            effects += self.telling.ask_one_for_haste(session, now_us)
+            effects += self._compare(session, now_us)
+        return effects + self._plan(now_us)
+
     def clock_offsets_us(self) -> dict[int, int]:
-        """Return how far the clock of each peer is ahead of ours, where that was measured."""
-        return {
-            session.replica: session.clock_offset_us
-            for session in self.sessions.values()
-            if session.hello is not None and session.clock_offset_us is not None
-        }
+        """Return what ``clock_offsets_us`` says of all streams."""
+        return clock_offsets_us(self.sessions.values())
 
     def _handle(self, session: Session, message: Message, now_us: int) -> list[Effect]:
         kind = type(message)
@@ -374,8 +379,8 @@ class Sync:
         if not self.requests.lacking and not self.host.newcomer:
             self.requests.next_us = None
             return []
-        sessions = self.guide.heard(self.sessions.values())
-        plan = self.requests.plan(sessions, self.inflow.arriving, self.host.take_through, now_us)
+        heard = self.guide.heard(self.sessions.values())
+        plan = self.requests.plan(heard, self.inflow.arriving, self.host.take_through, now_us)
         effects: list[Effect] = [
             session.send(Request(tuple(ranges[start : start + _RANGES_AT_ONCE])))
             for session, ranges in plan.ranges.items()
@@ -395,11 +400,10 @@ class Sync:
 
     def _compare(self, session: Session, now_us: int) -> list[Effect]:
         session.compared_us = now_us
-        fingerprint = self.fingerprint()
-        if session.compared == b"".join(fingerprint):
+        if session.compared == self.fingerprint():
             return []
-        session.compared = b"".join(fingerprint)
-        return [session.send(Digest(*fingerprint))]
+        session.compared = self.fingerprint()
+        return [session.send(Digest(*session.compared))]
 
     def _digest(self, session: Session, message: Digest, now_us: int) -> list[Effect]:
         hashed, digest, histories = self.fingerprint()
@@ -493,4 +497,4 @@ class Sync:
 
 
 def _silent(what: str) -> RemoteError:
-    return RemoteError(f"the peer {what} for too long", hint="check the network between the nodes")
+    return RemoteError(f"the peer {what} for too long", hint="check the network between them")

@@ -17,6 +17,7 @@ Credit windows follow HTTP/2's flow control.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -27,7 +28,7 @@ from crdtmem.frames import FrameReader, encode_frame
 from crdtmem.message_shapes import Message
 from crdtmem.messages import Batches, Credit, Hello
 
-__all__ = ["Session", "SessionInfo"]
+__all__ = ["Session", "SessionInfo", "clock_offsets_us"]
 
 _FRAME_BYTES: Final = 256 * 1_024
 
@@ -91,7 +92,7 @@ class Session:
     received_us: int = 0
     pinged_us: int = 0
     compared_us: int = 0
-    compared: bytes = b""
+    compared: tuple[bytes, bytes] | None = None
     round_trip_us: int | None = None
     clock_offset_us: int | None = None
     failures: int = 0
@@ -204,3 +205,12 @@ class Session:
             self.outbox_bytes,
             self.vector.copy(),
         )
+
+
+def clock_offsets_us(sessions: Iterable[Session]) -> dict[int, int]:
+    """Return how far the clocks of these peers are ahead of ours, where that was measured."""
+    return {
+        session.replica: session.clock_offset_us
+        for session in sessions
+        if session.hello is not None and session.clock_offset_us is not None
+    }

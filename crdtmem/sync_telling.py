@@ -126,10 +126,11 @@ class Telling:
         return [
             effect
             for session in self._by_replica.values()
-            for effect in self._ask_for_haste(session, now_us)
+            for effect in self.ask_one_for_haste(session, now_us)
         ]
 
-    def _ask_for_haste(self, session: Session, now_us: int) -> list[Effect]:
+    def ask_one_for_haste(self, session: Session, now_us: int) -> list[Effect]:
+        """Let this peer tell us without delay for a while."""
         # Asked for again while half of it is left, so that it does not end on who waits next.
         if 2 * (now_us - session.hurry_asked_us) < self.config.hurry_us:
             return []

@@ -102,7 +102,7 @@ def test_a_list_may_be_written_with_commas(toml: Path) -> None:
 
 
 def test_switches_are_read_from_text() -> None:
-    settings = load(None, {"CRDTMEM_ALLOW_PUBLIC_LISTEN": "true", "CRDTMEM_LISTEN": "0.0.0.0:1"})
+    settings = load(None, {"CRDTMEM_ALLOW_PUBLIC_LISTEN": "true", "CRDTMEM_LISTEN": "10.0.0.1:1"})
     assert settings.allow_public_listen
 
 
@@ -179,10 +179,17 @@ def test_contradictions_name_both_sides_and_their_sources(
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.7", "[::]", "memory.example.org", "[::2]"])
-def test_a_node_is_not_reachable_from_outside_by_accident(host: str) -> None:
-    assert "allow_public_listen" in str(refusal(None, {}, {"listen": f"{host}:7420"}))
-    allowed = load(None, {}, {"listen": f"{host}:7420", "allow_public_listen": True})
-    assert allowed.listen == f"{host}:7420"
+def test_plain_text_is_not_spoken_to_the_outside_by_accident(host: str) -> None:
+    plain = {"listen": f"{host}:7420", "advertise": "10.0.0.7:7420", "mesh.plain_text": True}
+    assert "allow_public_listen" in str(refusal(None, {}, plain))
+    assert load(None, {}, {**plain, "allow_public_listen": True}).listen == f"{host}:7420"
+    assert load(None, {}, {**plain, "mesh.plain_text": False}).listen == f"{host}:7420"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]"])
+def test_who_listens_everywhere_says_where_it_can_be_reached(host: str) -> None:
+    assert "advertise" in str(refusal(None, {}, {"listen": f"{host}:7420"}))
+    assert "nobody can dial" in str(refusal(None, {}, {"advertise": f"{host}:7420"}))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "localhost", "[::1]"])

@@ -18,7 +18,12 @@ __all__ = ["node_command"]
 @click.option("--node-name", metavar="NAME", help="Name for people, unique within the region.")
 @click.option("--cluster", metavar="NAME", help="Name that all nodes of a cluster share.")
 @click.option("--store", metavar="URL", help="URL of the store, such as sqlite:///crdtmem.db.")
-@click.option("--listen", metavar="HOST:PORT", help="Where peers connect; port 0 takes any.")
+@click.option("--listen", metavar="HOST:PORT", help="Where other nodes reach it; port 0 takes any.")
+@click.option("--advertise", metavar="HOST:PORT", help="What others are told, if not --listen.")
+@click.option(
+    "--join", "seeds", multiple=True, metavar="HOST:PORT", help="A node of the cluster; repeatable."
+)
+@click.option("--keyring", "ring", metavar="PATH", help="Key ring of the cluster.")
 @click.option("--peer", "peers", multiple=True, metavar="HOST:PORT", help="A peer; repeatable.")
 @click.option("--control-socket", metavar="PATH", help="Unix socket for clients and commands.")
 @click.option("--log-level", help="debug, info, warning or error.")
@@ -41,6 +46,8 @@ def node_command(
     as_json: bool,
     found: bool,
     peers: tuple[str, ...],
+    seeds: tuple[str, ...],
+    ring: str | None,
     assigned: tuple[str, ...],
     **flags: Any,
 ) -> None:
@@ -60,6 +67,9 @@ def node_command(
 
     if peers:
         flags["peers"] = ",".join(peers)
+    if seeds:
+        flags["join"] = ",".join(seeds)
+    flags["mesh.keyring"] = ring
     for text in assigned:
         name, separator, value = text.partition("=")
         if not separator:

@@ -103,6 +103,7 @@ class RegionNode:
             "control_socket": str(self.folder / "sock"),
             "listen": "127.0.0.1:0",
             "peers": ",".join(peers),
+            "mesh": {"plain_text": True},
             "reconnect": {"minimum_ms": 50, "maximum_ms": 500},
         }
         with (self.folder / "node.log").open("ab") as log:

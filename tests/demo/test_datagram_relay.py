@@ -64,7 +64,7 @@ def test_a_datagram_arrives_once_unchanged_and_not_before_its_time() -> None:
 
 def test_a_cut_loses_what_is_sent_and_what_is_under_way() -> None:
     async def play() -> None:
-        async with link(LinkShape(latency_ms=50)) as (relay, target, send):
+        async with link(LinkShape(latency_ms=400)) as (relay, target, send):
             send(b"under way")
             await eventually(lambda: relay._held_bytes > 0, "the datagram under way")
             relay.cut()
@@ -97,7 +97,7 @@ def test_loss_takes_about_its_part() -> None:
 
 def test_what_is_under_way_is_bounded() -> None:
     async def play() -> None:
-        shape = LinkShape(latency_ms=200, buffer_bytes=1_000)
+        shape = LinkShape(latency_ms=400, buffer_bytes=1_000)
         async with link(shape) as (relay, target, send):
             for _ in range(5):
                 send(bytes(400))
@@ -110,7 +110,7 @@ def test_what_is_under_way_is_bounded() -> None:
 
 def test_after_the_end_nothing_is_sent() -> None:
     async def play() -> None:
-        async with link(LinkShape(latency_ms=20)) as (relay, target, send):
+        async with link(LinkShape(latency_ms=400)) as (relay, target, send):
             send(b"late")
             await eventually(lambda: relay._held_bytes > 0, "the datagram under way")
             await relay.close()

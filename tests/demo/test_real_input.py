@@ -36,6 +36,7 @@ async def three_regions(folder: Path) -> AsyncIterator[list[Memory]]:
                 "control_socket": str(folder / region),
                 "listen": "127.0.0.1:0",
                 "peers": ",".join(node.peers.address for node in nodes),
+                "mesh": {"plain_text": True},
             }
             nodes.append(await Node.start(load_settings(None, {}, flags), tune_gc=False))
             await eventually(

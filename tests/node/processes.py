@@ -52,7 +52,9 @@ class NodeFailed(Exception):
 class NodeProcess:
     """A node in a folder of its own: ``store.db``, ``node.sock`` and ``log`` lie there."""
 
-    def __init__(self, folder: Path, *arguments: str, listen: str = "127.0.0.1:0") -> None:
+    def __init__(
+        self, folder: Path, *arguments: str, listen: str = "127.0.0.1:0", sealed: bool = False
+    ) -> None:
         self.folder = folder
         self.store = f"sqlite:///{folder}/store.db"
         self.socket = folder / "node.sock"
@@ -62,6 +64,7 @@ class NodeProcess:
             f"--store={self.store}",
             f"--control-socket={self.socket}",
             f"--listen={listen}",
+            *([] if sealed else ["--set=mesh.plain_text=true"]),
             *arguments,
         ]
         self._process: ForkServerProcess | None = None

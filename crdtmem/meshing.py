@@ -1,0 +1,304 @@
+"""The mesh in a node: finding the others, seeing who is alive, choosing whom to stream with.
+
+Problem: the replica knows members by what they wrote, and streams by their sockets; neither
+says where a node is now, or that it died.
+
+Idea: ``gossip.Mesh`` runs beside the engine on the node's own port and key ring. A member's
+id is its replica id, its generation the store's count of starts, which is durable before it
+is used. What the mesh finds goes to ``Links``, which decides; what ``Links`` decides goes to
+the peers' streams and to the engine. A replica that goes on under a new id leaves the mesh
+under the old one and joins it under the new.
+
+Invariants: the mesh changes nothing but streams: membership of the cluster, and everything
+that is decided by it, is the epoch's; a mesh that breaks leaves a node that serves, with an
+alarm; what the mesh wants remembered is written by the store's own thread, between commits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import secrets
+from collections.abc import Callable
+from random import Random
+from typing import TYPE_CHECKING, Any, Final
+
+from crdtmem import __version__
+from crdtmem.effects import Alarm
+from crdtmem.errors import ConfigError
+from crdtmem.keys import ring_path, save_ring
+from crdtmem.links import Links
+from crdtmem.settings import Settings, is_loopback, parse_address
+from crdtmem.sync_host import PROTOCOL_VERSIONS
+from crdtmem.sync_repair import vector_hash
+from crdtmem.wall import now_us
+from gossip.config import PROFILES, Config
+from gossip.driver import Driver, steady_us
+from gossip.effects import Annotated, Effect, KeyringChanged, MemberChanged, Remember, Warn
+from gossip.errors import TransportError
+from gossip.keyring import Keyring
+from gossip.members import MemberView
+from gossip.mesh import Mesh
+from gossip.messages import Profile, Record, State
+from gossip.sealing import SESSION_BYTES, Seal
+from gossip.stream_seal import SALT_BYTES, StreamSeal
+from gossip.transport.sockets import Sockets
+
+if TYPE_CHECKING:
+    from crdtmem.peers import PeerStreams
+    from crdtmem.runtime import Runtime
+
+__all__ = ["MESH_MEMORY", "Meshing"]
+
+MESH_MEMORY: Final = "mesh"
+"""The name of the store's metadata that holds what the mesh wants remembered."""
+
+_LOOK_S: Final = 0.2
+_ANNOTATION_BYTES: Final = 8
+_TRIES: Final = 16
+_log = logging.getLogger("crdtmem.mesh")
+
+
+class Meshing:
+    """One node's part in the mesh. Belongs to the loop's thread."""
+
+    def __init__(
+        self, settings: Settings, runtime: Runtime, peers: PeerStreams, ring: Keyring | None
+    ) -> None:
+        """``ring`` is ``None`` for plain text, which was asked for."""
+        self._settings = settings
+        self._runtime = runtime
+        self._peers = peers
+        self.ring = ring
+        self.mesh: Mesh | None = None
+        self.driver: Driver | None = None
+        self._sockets: Sockets | None = None
+        self._links = Links(runtime.engine.replica_id)
+        self._timer: asyncio.TimerHandle | None = None
+        self._again: asyncio.Task[None] | None = None
+        self._closing = False
+        self._told: Any = None
+        peers.adopter = self._adopt
+        peers.on_change = self._streams_changed
+
+    # ------------------------------------------------------------------ life
+
+    async def open(self) -> None:
+        """Listen for streams and datagrams at one port. Raises ``ConfigError``."""
+        any_port = parse_address(self._settings.listen, lowest_port=0)[1] == 0
+        for tries_left in reversed(range(_TRIES)):
+            await self._peers.listen()
+            try:
+                await self._open_datagrams(self._peers.address)
+            except TransportError as error:
+                await self._peers.unlisten()
+                if any_port and tries_left and error.details.get("errno") == errno.EADDRINUSE:
+                    continue
+                raise ConfigError(
+                    f"no datagrams at {self._settings.listen}: {error.args[0]}", hint=error.hint
+                ) from error
+            return
+
+    async def _open_datagrams(self, address: str) -> None:
+        settings = self._settings
+        routes = dict(route.split("=", 1) for route in settings.mesh.routes)
+        self._sockets = Sockets(self._stream_seal, routes=routes, listen_streams=False)
+        self.driver = Driver(self._sockets, on_effect=self._happened, events=0)
+        await self.driver.open(address)
+
+    def start(self) -> None:
+        """Take part in the mesh, under the replica's id."""
+        engine, settings, driver = self._runtime.engine, self._settings, self.driver
+        assert driver is not None, "open comes first"
+        store = self._runtime.store
+        local, wide = self._configs()
+        self._links = Links(engine.replica_id)
+        self.mesh = Mesh(
+            Record(engine.replica_id, store.boot.boot, 0, self._profile()),
+            local,
+            wide,
+            Random(secrets.randbits(64)),  # noqa: S311 - jitter and turns, not secrets
+            Seal(settings.cluster, self.ring, secrets.token_bytes(SESSION_BYTES)),
+            store.metadata().get(MESH_MEMORY, b""),
+        )
+        driver.start(self.mesh, settings.join)
+        self._look()
+
+    async def close(self, *, leave: bool = False) -> None:
+        """End it; with ``leave``, say farewell first. Idempotent."""
+        self._closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._again is not None:
+            await asyncio.gather(self._again, return_exceptions=True)
+        if self.driver is not None:
+            await (self.driver.leave() if leave else self.driver.close())
+
+    def restart(self) -> None:
+        """The replica goes on under another id: so does the member."""
+        if not self._closing and self.driver is not None:
+            self._again = asyncio.get_running_loop().create_task(self._start_again())
+
+    async def _start_again(self) -> None:
+        assert self.driver is not None
+        await self.driver.leave()
+        if self._closing:
+            return
+        try:
+            await self._open_datagrams(self._peers.address)
+        except TransportError as error:
+            self._alarm("mesh", f"the mesh cannot go on: {error}")
+            return
+        self.start()
+
+    # ------------------------------------------------------------------ what it is made of
+
+    def _configs(self) -> tuple[Config, Config]:
+        """Return how the pools of the region and of the wide area behave."""
+        chosen = self._settings.mesh.profile
+        host, _ = parse_address(self._settings.listen, lowest_port=0)
+        if chosen == "auto":
+            chosen = "local" if is_loopback(host) else "lan"
+        return PROFILES[chosen], PROFILES["local" if chosen == "local" else "wan"]
+
+    def _profile(self) -> Profile:
+        settings = self._settings
+        address = settings.advertise or self._peers.address
+        return Profile(
+            name=settings.node_name,
+            region=settings.region,
+            gossip_address=address,
+            stream_address=address,
+            protocols=(min(PROTOCOL_VERSIONS), max(PROTOCOL_VERSIONS)),
+            software=__version__,
+            keys=() if self.ring is None else self.ring.ids,
+        )
+
+    def _stream_seal(self, opener: bool) -> StreamSeal:
+        salt = secrets.token_bytes(SALT_BYTES)
+        return StreamSeal(
+            self._settings.cluster, self.ring, salt, initiator=opener, wall_us=now_us()
+        )
+
+    def _adopt(self, transport: asyncio.Transport, received: bytes) -> None:
+        if self._sockets is None or self.driver is None or self.driver.closed:
+            transport.abort()
+            return
+        self._sockets.adopt(transport, received)
+
+    # ------------------------------------------------------------------ what it says
+
+    def _happened(self, effect: Effect) -> None:
+        match effect:
+            case MemberChanged():
+                self._members_changed(effect)
+            case Annotated(member, annotation):
+                self._links.heard(member, annotation, steady_us())
+            case Remember(peers):
+                self._keep(peers)
+            case KeyringChanged(dump):
+                self._keep_ring(dump)
+            case Warn(name, message, details):
+                self._runtime.alarm(Alarm(f"mesh: {name}", message, dict(details)))
+            case _:
+                return
+
+    def _members_changed(self, change: MemberChanged) -> None:
+        record, previous = change.record, change.previous
+        if previous is None or previous != change.state or change.gone:
+            state = "forgotten" if change.gone else change.state.name.lower()
+            profile = record.profile
+            _log.info("%s/%s (%016x) is %s", profile.region, profile.name, record.member, state)
+        self._tell_links()
+
+    def _tell_links(self) -> None:
+        mesh = self.mesh
+        if mesh is None:
+            return
+        wanted: dict[int, str] = {}
+        others: dict[int, str] = {}
+        left: list[int] = []
+        duties = mesh.peers_to_stream()
+        for view in mesh.members():
+            member, address = view.record.member, view.record.profile.stream_address
+            if view.state <= State.SUSPECT:
+                (wanted if member in duties else others)[member] = address
+            elif view.state is State.LEFT:
+                left.append(member)
+        self._links.members(wanted, others, left, steady_us())
+        self._look()
+
+    def _keep(self, peers: bytes) -> None:
+        store = self._runtime.store
+
+        def write() -> None:
+            store.put_metadata({MESH_MEMORY: peers})
+            store.sync()
+
+        def written(_: Any, error: BaseException | None) -> None:
+            # A store that fails is mended by whoever writes next; this is said again then.
+            if error is not None:
+                _log.info("the mesh's peers could not be kept: %s", error)
+
+        if not self._runtime.closed and self._runtime.broken is None:
+            self._runtime.run_in_store(write, written)
+
+    def _keep_ring(self, dump: bytes) -> None:
+        path = ring_path(self._settings)
+        if path is not None:
+            try:
+                save_ring(path, dump)
+            except ConfigError as error:
+                self._alarm("key ring", str(error))
+        mesh, driver = self.mesh, self.driver
+        if mesh is not None and driver is not None:
+            driver.command(lambda now, wall: mesh.update(self._profile(), now, wall))
+
+    def _alarm(self, name: str, message: str) -> None:
+        self._runtime.alarm(Alarm(name, message, {}))
+
+    # ------------------------------------------------------------------ streams
+
+    def _streams_changed(self) -> None:
+        self._links.streams(self._runtime.engine.sync.by_replica, steady_us())
+        self._look()
+
+    def _look(self) -> None:
+        """Do what ``Links`` asks for, and look again when it may ask for more."""
+        if self._closing or self.mesh is None:
+            return
+        at_us = steady_us()
+        self._annotate(at_us)
+        look = self._links.look(at_us)
+        self._peers.dial(look.dial)
+        self._peers.hang_up(look.hang_up)
+        if look.compare:
+            runtime = self._runtime
+            runtime.attempt(lambda: runtime.engine.sync.look_into(look.compare, runtime.now_us()))
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(_LOOK_S, self._look)
+
+    def _annotate(self, at_us: int) -> None:
+        """Let probes carry the hash of what is published now."""
+        vector = self._runtime.engine.state.vector
+        if vector is self._told or self.mesh is None:
+            return
+        self._told = vector
+        annotation = vector_hash(vector)[:_ANNOTATION_BYTES]
+        self.mesh.annotate(annotation)
+        self._links.own(annotation, at_us)
+
+    # ------------------------------------------------------------------ for operators
+
+    def views(self) -> list[MemberView]:
+        """Return everybody else whom the mesh knows."""
+        return [] if self.mesh is None else self.mesh.members()
+
+    def command(self, run: Callable[[Mesh, int, int], list[Effect] | None]) -> None:
+        """Give the mesh a command: ``run(mesh, now_us, wall_us)``. Raises what it raises."""
+        mesh, driver = self.mesh, self.driver
+        if mesh is not None and driver is not None:
+            driver.command(lambda now, wall: run(mesh, now, wall))
