@@ -400,10 +400,10 @@ class Sync:
 
     def _compare(self, session: Session, now_us: int) -> list[Effect]:
         session.compared_us = now_us
-        if session.compared == self.fingerprint():
+        if session.compared == (fingerprint := self.fingerprint()):
             return []
-        session.compared = self.fingerprint()
-        return [session.send(Digest(*session.compared))]
+        session.compared = fingerprint
+        return [session.send(Digest(*fingerprint))]
 
     def _digest(self, session: Session, message: Digest, now_us: int) -> list[Effect]:
         hashed, digest, histories = self.fingerprint()
