@@ -38,6 +38,12 @@ _HINTS: dict[type[StoreError], str] = {
 
 _MISSING = "create the directory (is its volume mounted?), or correct the path"
 
+_HINTS_BY_ERRNO: dict[int, str] = {
+    errno.ENOENT: _MISSING,
+    errno.EROFS: "its file system is mounted read-only, perhaps after an error (see the kernel "
+    "log): mount it for writing, or give another store path",
+}
+
 _BY_ERRNO: dict[int, type[StoreError]] = {
     errno.ENOSPC: StoreFull,
     errno.EDQUOT: StoreFull,
@@ -82,7 +88,7 @@ def store_error(error: Exception, doing: str, path: str) -> StoreError:
         if code is not None:
             kind = _BY_SQLITE.get(code & _FAMILY, StoreFailed)
             said = f"{said}, {error.sqlite_errorname}"
-    hint = _MISSING if getattr(error, "errno", None) == errno.ENOENT else _HINTS[kind]
+    hint = _HINTS_BY_ERRNO.get(getattr(error, "errno", None) or 0, _HINTS[kind])
     return kind(f"{doing} failed on {path}: {said}", hint=hint)
 
 

@@ -38,7 +38,7 @@ class StoreLock:
     def __init__(self, path: Path, *, shared: bool) -> None:
         """Take the lock file at ``path``. Raises ``StoreLocked`` naming the holder."""
         self._descriptor = -1
-        with translated("locking", str(path)):
+        with translated("taking the lock file", str(path)):
             try:
                 self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _PRIVATE)
             except OSError as error:

@@ -68,6 +68,8 @@ class SqliteStore:
         self.broken: StoreError | None = None
         self._closed = False
         self._writer: SqliteCheckpointWriter | None = None
+        if path.is_dir():
+            raise StoreFailed(f"{path} is a directory", hint="name a file in it as the store")
         if read_only and not path.exists():
             raise StoreFailed(f"there is no store at {path}", hint="check the path")
         self._lock = StoreLock(path.with_name(path.name + "-lock"), shared=read_only)

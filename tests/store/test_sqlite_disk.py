@@ -168,6 +168,29 @@ def test_a_broken_store_closes_without_claiming_a_clean_end(tmp_path: Path) -> N
     again.close()
 
 
+def test_a_directory_is_no_store_and_nothing_is_left_in_its_place(tmp_path: Path) -> None:
+    with pytest.raises(StoreFailed, match="is a directory") as refused:
+        open_store(f"sqlite:///{tmp_path}")
+    assert "file" in refused.value.hint
+    assert not tmp_path.with_name(tmp_path.name + "-lock").exists()
+
+
+READ_ONLY_DEVICE = """
+from crdtmem.errors import StoreReadOnly
+from crdtmem.store import open_store
+try:
+    open_store("sqlite:////mnt/store.db")
+except StoreReadOnly as error:
+    print(error.hint)
+"""
+
+
+def test_a_device_that_is_mounted_read_only_is_said_to_be() -> None:
+    needs("mounts")
+    output = run_script(READ_ONLY_DEVICE, before="mount -t tmpfs -o ro none /mnt")
+    assert "mounted read-only" in output
+
+
 FULL_DEVICE = """
 import sys, pathlib
 from crdtmem.errors import StoreFull
