@@ -97,7 +97,7 @@ def test_a_path_is_asked_for_only_after_enough_opportunities() -> None:
 def test_long_campaigns_have_enough_opportunities_to_ask_for_everything() -> None:
     """Otherwise a path could die, and no campaign would ever say so."""
     drawn = Coverage()
-    seeds = range(500)
+    seeds = range(300)
     for seed in seeds:
         drawn.add({}, {injection.fault: 1 for injection in draw_plan(seed).injections})
     for name, rare in SOMETIMES.items():

@@ -56,12 +56,13 @@ def test_recordings_add_steps_and_change_nothing_else(monkeypatch: pytest.Monkey
     """What a seed means depends on a recording's presence only where the plan names it."""
     for name in RECORDED:
         monkeypatch.setattr(type(WORKLOADS[name]), "available", False)
-    without = [draw_plan(seed) for seed in SEEDS]
+    seeds = SEEDS[:150]
+    without = [draw_plan(seed) for seed in seeds]
     for name in RECORDED:
         monkeypatch.setattr(type(WORKLOADS[name]), "available", True)
         monkeypatch.setattr(type(WORKLOADS[name]), "steps", _recorded_steps)
     named: Counter[str] = Counter()
-    for seed, before in zip(SEEDS, without, strict=True):
+    for seed, before in zip(seeds, without, strict=True):
         plan = draw_plan(seed)
         recorded = [name for name in plan.workloads if name in RECORDED]
         named.update(recorded)
@@ -73,4 +74,4 @@ def test_recordings_add_steps_and_change_nothing_else(monkeypatch: pytest.Monkey
         assert replace(plan, workloads=before.workloads, steps=kept) == before
         assert len(plan.steps) == len(kept) + 5
     assert named.keys() == set(RECORDED)
-    assert len(SEEDS) / 16 < named.total() < len(SEEDS) / 4
+    assert len(seeds) / 16 < named.total() < len(seeds) / 4
