@@ -61,6 +61,7 @@ from crdtmem.promises import (
     Verdict,
     carries,
     find_verdicts,
+    named_by,
     promise_operation,
     proposal_operation,
     read_promises,
@@ -378,35 +379,44 @@ class Evictions:
                 bonds.add((word.evicted, word.members))
         limits: dict[int, int] = {}
         for given_up, members in bonds:
-            survivors = self._named(members, given_up)
-            for replica in given_up:
-                held = [epoch.acknowledged(survivor).get(replica, 0) for survivor in survivors]
-                held += [
-                    self.promises[survivor].taken.get(replica, 0)
-                    for survivor in survivors & self.promises.keys()
-                ]
-                last = max(vector.get(replica, 0), *held)
+            for replica, held in self._held(epoch, members, given_up).items():
+                last = max(vector.get(replica, 0), held)
                 limits[replica] = min(last, limits.get(replica, last))
         for verdict in self.verdicts:
             if verdict.evicted >= evicted:
                 limits.update(verdict.cut)
         return {**limits, **self.told_cuts, **self.final, **epoch.settled}
 
-    def _named(self, members: frozenset[int], evicted: frozenset[int]) -> frozenset[int]:
-        """Return those members who stay, those whom their promises name, and so on.
+    def _held(
+        self, epoch: Epoch, members: frozenset[int], evicted: frozenset[int]
+    ) -> dict[int, int]:
+        """Return, of each evicted replica, how much those who stay are known to hold."""
+        survivors = named_by(self.promises, members, evicted)
+        words = [self.promises[survivor] for survivor in survivors & self.promises.keys()]
+        return {
+            replica: max(
+                [epoch.acknowledged(survivor).get(replica, 0) for survivor in survivors]
+                + [word.taken.get(replica, 0) for word in words],
+                default=0,
+            )
+            for replica in evicted
+        }
 
-        What one of these is known to hold is not beyond the cut. A newcomer whom
-        none of them named has no say: its sponsor had promised before it came.
+    def beyond_at_birth(self, epoch: Epoch, vector: Mapping[int, int]) -> dict[int, int]:
+        """Return of whom a newcomer holds more than it may, and up to where it may.
+
+        Whoever promised before it came did not name it, and takes no more of the evicted
+        than those named hold. A newcomer that took more, from the evicted itself say, could
+        never be followed by them: it has to begin again, before it writes anything.
         """
-        pending = set(members - evicted)
-        named: set[int] = set()
-        while pending:
-            survivor = pending.pop()
-            named.add(survivor)
-            word = self.promises.get(survivor)
-            if word is not None:
-                pending |= word.members - evicted - named
-        return frozenset(named)
+        beyond: dict[int, int] = {}
+        for word in self.promises.values():
+            if self.own in word.members or word.author in self.final:
+                continue
+            for replica, held in self._held(epoch, word.members, word.evicted).items():
+                if vector.get(replica, 0) > held:
+                    beyond[replica] = min(held, beyond.get(replica, held))
+        return beyond
 
     def _cuts_of(self, limits: dict[int, int]) -> Iterator[SetCut]:
         for replica, last in sorted(limits.items()):

@@ -55,6 +55,7 @@ __all__ = [
     "Verdict",
     "carries",
     "find_verdicts",
+    "named_by",
     "promise_operation",
     "proposal_operation",
     "read_promises",
@@ -286,6 +287,25 @@ def _is_carried(survivors: frozenset[int], words: list[Promise]) -> bool:
         _NOBODY.union(*(word.established for word in words)),
         _NOBODY.union(*(word.forced.union(word.settled) for word in words)),
     )
+
+
+def named_by(
+    promises: Mapping[int, Promise], members: frozenset[int], evicted: frozenset[int]
+) -> frozenset[int]:
+    """Return those members who stay, those whom their promises name, and so on.
+
+    What one of these is known to hold is not beyond the cut. A newcomer whom
+    none of them named has no say: its sponsor had promised before it came.
+    """
+    pending = set(members - evicted)
+    named: set[int] = set()
+    while pending:
+        survivor = pending.pop()
+        named.add(survivor)
+        word = promises.get(survivor)
+        if word is not None:
+            pending |= word.members - evicted - named
+    return frozenset(named)
 
 
 def void_members(records: Mapping[int, Member], cuts: Mapping[int, int]) -> frozenset[int]:
