@@ -92,7 +92,7 @@ class Session:
     received_us: int = 0
     pinged_us: int = 0
     compared_us: int = 0
-    compared: tuple[bytes, bytes] | None = None
+    compared: tuple[bytes, bytes, bytes] | None = None
     round_trip_us: int | None = None
     clock_offset_us: int | None = None
     failures: int = 0
