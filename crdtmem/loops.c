@@ -179,16 +179,13 @@ typedef struct {
     uint64_t distance; /* how far back it lies if it is one entry, of the writer's own; else 0 */
 } Held;
 
-/* Find what the next name holds; returns -1 with an exception. */
+/* Take what was found under the next name; returns -1 with an exception. */
 static int
-run_look(const Run *run, Held *held)
+run_hold(const Run *run, Held *held, PyObject *entry, int staged)
 {
-    PyObject *name = run->names[run->done], *entry = PyDict_GetItemWithError(run->over, name);
-    held->staged = entry != NULL;
-    held->distance = 0;
-    if (entry == NULL && !PyErr_Occurred() && run->base != run->over)
-        entry = PyDict_GetItemWithError(run->base, name);
     held->entry = entry;
+    held->staged = staged;
+    held->distance = 0;
     if (entry == NULL)
         return PyErr_Occurred() ? -1 : 0;
     if (PyTuple_CheckExact(entry) && PyTuple_GET_SIZE(entry) == 3) {
@@ -202,39 +199,87 @@ run_look(const Run *run, Held *held)
     return 0;
 }
 
-/* Store a value under the next name, in place of what it holds. Steals the value, which may
-   be NULL with an exception; returns -1 with an exception. */
+/* Find what the next name holds; returns -1 with an exception. */
 static int
-run_store(Run *run, const Held *held, PyObject *value)
+run_look(const Run *run, Held *held)
 {
-    Py_ssize_t index = run->done;
+    PyObject *name = run->names[run->done], *entry = PyDict_GetItemWithError(run->over, name);
+    int staged = entry != NULL;
+    if (entry == NULL && !PyErr_Occurred() && run->base != run->over)
+        entry = PyDict_GetItemWithError(run->base, name);
+    return run_hold(run, held, entry, staged);
+}
+
+/* Make the next delta's entry. Steals the value, which may be NULL with an exception. */
+static PyObject *
+run_entry(const Run *run, PyObject *value)
+{
     if (value == NULL)
-        return -1;
-    PyObject *dot = make_dot(run->first.replica, run->first.sequence + (uint64_t)index);
+        return NULL;
+    PyObject *dot = make_dot(run->first.replica, run->first.sequence + (uint64_t)run->done);
     PyObject *entry = dot != NULL ? PyTuple_New(3) : NULL;
     if (entry == NULL) {
         Py_XDECREF(dot);
         Py_DECREF(value);
-        return -1;
+        return NULL;
     }
     PyTuple_SET_ITEM(entry, 0, dot);
     PyTuple_SET_ITEM(entry, 1, value);
     PyTuple_SET_ITEM(entry, 2, Py_NewRef(run->stamp));
     PyObject_GC_UnTrack(entry);
-    /* Kept before it is replaced: the dictionary may be all that holds it. */
-    PyObject *found = Py_XNewRef(held->entry);
-    int stored = PyDict_SetItem(run->over, run->names[index], entry);
-    Py_DECREF(entry);
-    if (stored < 0) {
-        Py_XDECREF(found);
-        return -1;
-    }
-    run->found[index] = found;
-    run->staged[index] = (char)held->staged;
-    run->distances[index] = held->distance;
+    return entry;
+}
+
+/* Note that the next name's entry is stored. Steals what it replaced, which may be NULL. */
+static void
+run_note(Run *run, PyObject *found, int staged, uint64_t distance)
+{
+    run->found[run->done] = found;
+    run->staged[run->done] = (char)staged;
+    run->distances[run->done] = distance;
     run->replaced += found != NULL;
     run->done++;
-    return 0;
+}
+
+/* Store a value under the next name, in place of what it holds. Steals the value, which may
+   be NULL with an exception; returns -1 with an exception. */
+static int
+run_store(Run *run, const Held *held, PyObject *value)
+{
+    PyObject *entry = run_entry(run, value);
+    if (entry == NULL)
+        return -1;
+    /* Kept before it is replaced: the dictionary may be all that holds it. */
+    PyObject *found = Py_XNewRef(held->entry);
+    int stored = PyDict_SetItem(run->over, run->names[run->done], entry);
+    Py_DECREF(entry);
+    if (stored < 0)
+        Py_XDECREF(found);
+    else
+        run_note(run, found, held->staged, held->distance);
+    return stored;
+}
+
+/* Store a value under the next name if `over` holds nothing there, and find what `base`
+   holds: one look-up less than to find and to store. Steals the value. Returns 1 if it was
+   stored, 0 if not, -1 with an exception. */
+static int
+run_claim(Run *run, Held *held, PyObject *value)
+{
+    PyObject *name = run->names[run->done], *entry = run_entry(run, value);
+    if (entry == NULL)
+        return -1;
+    PyObject *now = PyDict_SetDefault(run->over, name, entry);
+    int claimed = now == entry;
+    Py_DECREF(entry);
+    if (now == NULL)
+        return -1;
+    if (!claimed)
+        return run_hold(run, held, now, 1);
+    PyObject *found = run->base == run->over ? NULL : PyDict_GetItemWithError(run->base, name);
+    int failed = run_hold(run, held, found, 0);
+    run_note(run, Py_XNewRef(found), 0, held->distance);
+    return failed < 0 ? -1 : 1;
 }
 
 /* Return the dots that were replaced if only some names replaced any, else None. */
@@ -305,11 +350,17 @@ join_run(PyObject *module, PyObject *const *arguments, Py_ssize_t given)
         uint64_t wanted = 0;
         if (width)
             memcpy(&wanted, (char *)column.buf + run.done * width, (size_t)width);
-        if (run_look(&run, &held) < 0)
+        PyObject *value = Py_NewRef(run.values[run.done]);
+        if (!wanted) {
+            if (run_claim(&run, &held, value) <= 0 || held.entry != NULL)
+                goto undo;
+            continue;
+        }
+        if (run_look(&run, &held) < 0 || held.distance != wanted) {
+            Py_DECREF(value);
             goto undo;
-        if (held.distance != wanted || (held.entry != NULL && !wanted))
-            goto undo;
-        if (run_store(&run, &held, Py_NewRef(run.values[run.done])) < 0)
+        }
+        if (run_store(&run, &held, value) < 0)
             goto undo;
     }
     /* A column that says that nothing was replaced is not written as one: let Python see. */
@@ -347,11 +398,11 @@ put_run(PyObject *module, PyObject *const *arguments, Py_ssize_t given)
     int again = arguments[6] == Py_True;
     while (run.done < run.count) {
         Held held;
-        if (run_look(&run, &held) < 0)
+        PyObject *value = run.values[run.done];
+        int claimed = run_claim(&run, &held, Py_NewRef(value));
+        if (claimed < 0 || (held.entry != NULL && (!held.distance || (held.staged && !again))))
             goto undo;
-        if (held.entry != NULL && (!held.distance || (held.staged && !again)))
-            goto undo;
-        if (run_store(&run, &held, Py_NewRef(run.values[run.done])) < 0)
+        if (!claimed && run_store(&run, &held, Py_NewRef(value)) < 0)
             goto undo;
     }
     PyObject *distances = run_distances(&run);
