@@ -108,7 +108,10 @@ class Inquiries:
             news.answered(entry, answer.stamp)
         if answer.record is not None:
             newer = entry is None or answer.stamp > entry.record.stamp
-            if entry is not None and entry.live and not newer:
+            if entry is not None and answer.stamp < entry.record.stamp and not entry.proven:
+                # Asked after that word was listed, so it is not merely behind.
+                news.correct(entry, answer.record)
+            elif entry is not None and entry.live and not newer:
                 self._refused(entry.record, record, accusation)
             else:
                 news.alive(answer.record, proven=True)

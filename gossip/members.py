@@ -45,6 +45,8 @@ class Member:
     state: State
     since_us: int
     heard_us: int | None = None
+    proven: bool = False
+    """Whether it said this word of itself at first hand; else the word is hearsay."""
     annotation: bytes = b""
     degraded: bool = False
     stream_only: int = 0
@@ -185,6 +187,7 @@ class Table:
         if record.generation != entry.record.generation:
             entry.cleared = None
         entry.record = record
+        entry.proven = False
         self._mark(entry, State.ALIVE, now_us)
         self._enter(entry, now_us)
 

@@ -4,14 +4,15 @@ Problem: news is hearsay. A member that is mistaken, late or malicious must not 
 evict or impersonate one that is alive and reachable, and what is old must not revive the gone.
 
 Idea: news is ordered by (generation, incarnation, state) and most of it is simply newer or
-older. What would change the life or the address of a living member, accuse a word of it that
+older. What would change the life or the profile of a living member, accuse a word of it that
 was never seen, raise its incarnation out of reach, or say farewell in its name is a *hint*:
 its subject is asked, and only its own direct answer, or its silence, decides. A death is
 believed of a member that was suspected for a while; of another it is a suspicion.
 
-Invariants: the listed word of a member only rises; ``LEFT`` is final for a generation; only a
-member's own answer at first hand changes its generation or address while it is alive; one's
-own incarnation rises above every credible accusation.
+Invariants: the listed word of a member only rises, but for one that it denies at first hand;
+``LEFT`` is final for a generation; only a member's own answer at first hand changes its
+generation or profile while it is alive; one's own incarnation rises above every credible
+accusation.
 
 Source: SWIM, sections 4.2 and 4.3; the verification is this project's.
 """
@@ -50,25 +51,40 @@ class News:
             else:
                 self._admit(record)
                 if proven:
-                    pool.seal.confirm(record.member, record.generation)
+                    self._prove(record)
             return
         known = entry.record
         if self._is_old(entry, record):
             return
         if proven:
-            pool.seal.confirm(record.member, record.generation)
             self._install(entry, record)
+            self._prove(record)
             return
         jump = record.incarnation - known.incarnation > pool.config.incarnation_jump
         another_life = record.generation != known.generation
         if entry.live:
-            hint = another_life or jump or record.profile.gossip_address != entry.address
+            # A refutation says nothing else anew; whatever does is verified.
+            hint = another_life or jump or record.profile != known.profile
         else:
-            hint = pushed or (jump and not another_life)
+            # A forged life, once believed, would make the true one look old for ever.
+            hint = pushed or jump or another_life
         if hint:
             pool.ask(record, None)
         else:
             self._install(entry, record)
+
+    def correct(self, entry: Member, record: Record) -> None:
+        """Take a member's own word, said at first hand, in place of a higher one that it never
+        said: hearsay from before it was met, or forged."""
+        self._pool.refuse("impersonation")
+        self._install(entry, record)
+        self._prove(record)
+
+    def _prove(self, record: Record) -> None:
+        entry = self._pool.table.get(record.member)
+        if entry is not None and entry.record == record:
+            entry.proven = True
+            self._pool.seal.confirm(record.member, record.generation)
 
     def _is_old(self, entry: Member, record: Record) -> bool:
         known, pool = entry.record, self._pool

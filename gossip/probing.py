@@ -189,13 +189,16 @@ class Probing:
                 f"and this member are blocked or lost",
                 address=entry.address,
             )  # fmt: skip
-        self.sign_of_life(entry, answer.stamp)
+        self.sign_of_life(entry, answer.stamp, direct=answer.direct)
 
-    def sign_of_life(self, entry: Member, stamp: Stamp) -> None:
+    def sign_of_life(self, entry: Member, stamp: Stamp, *, direct: bool = True) -> None:
         """Take a member's own word, in an answer: it ends a suspicion; of a word that is not
-        known yet, it asks for the record."""
+        the listed one, it asks for the record."""
         self._news.answered(entry, stamp)
-        if stamp > entry.record.stamp:
+        known = entry.record.stamp
+        if stamp == known:
+            entry.proven = entry.proven or direct
+        elif stamp > known or (direct and not entry.proven):
             self._pool.ask(entry.record, None)
 
     def _silent(self, entry: Member, probe: Probe, stamp: Stamp) -> None:

@@ -411,7 +411,8 @@ class Swim:
                 pool.refuse("members")
             return
         known = entry.record
-        if sender.generation > known.generation:
+        newer = sender.generation > known.generation
+        if newer or (sender.generation < known.generation and not entry.proven):
             self._inquiries.knock(sender.member, reply_to)
         elif sender.generation < known.generation:
             pool.refuse("stale")

@@ -172,3 +172,39 @@ def test_a_flood_of_members_pushes_nobody_out() -> None:
         assert alive == set(range(1, 6)) - {host.member}
         assert len(host.swim.members()) <= 4 * 50
     assert not [warning for warning in world.hosts[2].warnings if warning.name == "degraded"]
+
+
+@pytest.mark.parametrize(
+    ("generation", "incarnation"), [(COUNT_MAXIMUM, 0), (1, COUNT_MAXIMUM), (1, 900)]
+)
+def test_what_was_said_of_a_newcomer_before_it_came_does_not_keep_it_out(
+    generation: int, incarnation: int
+) -> None:
+    world = pool()
+    newcomer = world.host(9)
+    forged = replace(newcomer.swim.me, generation=generation, incarnation=incarnation)
+    for to in (1, 3, 4, 5):
+        said(world, to, Alive(forged))
+    world.run(2 * SECOND)
+    world.start(newcomer, ["10.0.0.1:7946"])
+    world.run(60 * SECOND)
+    assert world.whole()
+    for host in world.running():
+        view = host.swim.view(9)
+        assert view is None or view.record.generation == 1
+    world.run(60 * SECOND)
+    assert world.whole()
+
+
+def test_a_life_that_was_forged_for_the_dead_does_not_keep_it_dead() -> None:
+    world = pool()
+    old = world.hosts[VICTIM].swim.me
+    world.kill(VICTIM)
+    world.until(lambda: world.all_see(VICTIM, State.DEAD), 30 * SECOND)
+    for to in (1, 4, 5):
+        said(world, to, Alive(replace(old, generation=COUNT_MAXIMUM)))
+        said(world, to, Alive(replace(old, incarnation=COUNT_MAXIMUM)))
+    world.run(10 * SECOND)
+    assert world.all_see(VICTIM, State.DEAD)
+    world.restart(VICTIM, ["10.0.0.1:7946"])
+    world.until(world.whole, 20 * SECOND)
