@@ -27,6 +27,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Final, NamedTuple, TypeVar
 
 from crdtmem.batch import Batch, Segment, decode_batch, superseded_dots
@@ -285,8 +286,8 @@ class History(Watcher):
 
     def waiting(self) -> list[Call]:
         """Return the calls that may still be answered, in the order of asking."""
-        found = [call for calls in self._open.values() for call in calls.values()]
-        return sorted(found, key=lambda call: call.number)
+        found = (call for calls in self._open.values() for call in calls.values())
+        return sorted(found, key=attrgetter("number"))
 
     def written_calls(self) -> Iterator[Call]:
         """Yield the calls whose write some machine has said to be durable."""
@@ -380,10 +381,8 @@ class History(Watcher):
         replica, sequence = dot >> SEQUENCE_BITS, dot & SEQUENCE_MASK
         firsts = self._firsts.get(replica, [])
         at = bisect_right(firsts, sequence) - 1
-        if at < 0:
-            return None
-        batch = self.batches[replica, firsts[at]]
-        return batch if batch.header.last >= sequence else None
+        batch = self.batches[replica, firsts[at]] if at >= 0 else None
+        return batch if batch is not None and batch.header.last >= sequence else None
 
     def between(
         self,
@@ -470,7 +469,7 @@ class History(Watcher):
         batch = self.batch_of(dot)
         if batch is None:
             return None
-        at = bisect_right(batch.segments, dot, key=_first_of) - 1
+        at = bisect_right(batch.segments, dot, key=attrgetter("first")) - 1
         return batch.segments[at], dot - batch.segments[at].first
 
     def ends_whole(self, replica: int, last: int, tip: bytes | None = None) -> bool:
@@ -484,14 +483,9 @@ class History(Watcher):
 
     def transactions(self, batch: Batch) -> Iterator[Written]:
         """Yield the transactions of a batch."""
-        listed = batch.transactions
-        for index, (order, physical_us, metadata, first) in enumerate(listed):
-            end = listed[index + 1][3] if index + 1 < len(listed) else len(batch.segments)
-            yield Written(batch, order, physical_us, metadata, batch.segments[first:end])
-
-
-def _first_of(segment: Segment) -> int:
-    return segment.first
+        ends = [*(item[3] for item in batch.transactions[1:]), len(batch.segments)]
+        for item, end in zip(batch.transactions, ends, strict=True):
+            yield Written(batch, *item[:3], batch.segments[item[3] : end])
 
 
 def _installed(record: LogRecord) -> VersionVector:
