@@ -176,7 +176,7 @@ class History(Watcher):
         self.harms: dict[str, list[str]] = {}
         self._firsts: dict[int, list[int]] = {}
         # The last sequence of each replica, in whichever of its histories it was written.
-        self._furthest: dict[int, int] = {}
+        self._furthest = VersionVector()
         self._contexts: dict[bytes, VersionVector] = {}
         self._effects: dict[bytes, tuple[list[int], list[int]]] = {}
         self._open: dict[str, dict[int, Call]] = {}
@@ -320,8 +320,7 @@ class History(Watcher):
             return
         batch = decode_batch(record.data, known_fields=NESTED)
         self.by_hash[batch.hash] = batch
-        furthest = max(self._furthest.get(record.replica, 0), record.last_sequence)
-        self._furthest[record.replica] = furthest
+        self._furthest.join({record.replica: record.last_sequence})
         name = (record.replica, record.first_sequence)
         if machine not in self.machines_of.get(record.replica, ()):
             self.unsourced.append((batch, machine))
@@ -419,10 +418,9 @@ class History(Watcher):
 
     def unknown(self, vector: Mapping[int, int]) -> dict[int, int]:
         """Return what a vector claims of each replica beyond what was ever durable."""
+        known = self._furthest.get
         return {
-            replica: last
-            for replica, last in sorted(vector.items())
-            if last > self._furthest.get(replica, 0)
+            replica: last for replica, last in sorted(vector.items()) if last > known(replica, 0)
         }
 
     def context(self, batch: Batch) -> VersionVector:
