@@ -5,6 +5,7 @@ Each test runs on asyncio and in virtual time, over the store in memory and over
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -215,7 +216,7 @@ def test_who_writes_while_a_full_disk_pauses_is_refused_at_once(on: On) -> None:
         for number in range(5):
             await site.until(lambda: executor.broken is None, "the next attempt")
             answer = site.put("k", number)
-            await site.until(lambda: answer.count, "refusal")
+            await site.until(partial(getattr, answer, "count"), "refusal")
             assert isinstance(answer.error, StoreFull)
         assert executor.broken is not None
         with pytest.raises(StoreFull):
