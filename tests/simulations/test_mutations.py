@@ -13,6 +13,8 @@ from tests.simulations.worlds import WORLDS
 
 NAMES = sorted(MUTATIONS)
 ENOUGH = 30
+NOT_WHOLE = {"forks"}
+"""Worlds that nobody comes out of whole: a copy that nothing gives away, known to half of all."""
 
 
 def outcome(mutation: Mutation, seed: int, *catchers: str) -> Outcome:
@@ -38,8 +40,14 @@ def test_it_is_caught_within_so_many_seeds(name: str) -> None:
 @pytest.mark.parametrize("world", sorted({mutation.world for mutation in MUTATIONS.values()}))
 def test_the_same_worlds_pass_where_nothing_is_planted(world: str) -> None:
     """Otherwise what is caught above would be no catch."""
-    for seed in sorted({m.seed for m in MUTATIONS.values() if m.world == world}):
-        found = run(WORLDS[world](seed))
+    here = [mutation for mutation in MUTATIONS.values() if mutation.world == world]
+    # Elsewhere all watch; what cannot end well may at least not be blamed on what is planted.
+    catchers = sorted({m.catchers[0] for m in here}) if world in NOT_WHOLE else None
+    for seed in sorted({mutation.seed for mutation in here}):
+        found = run(WORLDS[world](seed), checkers=catchers)
+        if world in NOT_WHOLE:
+            assert found.checker not in (catchers or ()), found
+            continue
         assert found.passed, found
 
 

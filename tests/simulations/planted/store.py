@@ -25,7 +25,6 @@ __all__ = [
     "every_other_fsync_is_skipped",
     "forgets_the_verdict",
     "ignores_another_history_of_its_id",
-    "ignores_the_quarantine",
     "recovers_without_the_checkpoint",
     "recovers_without_the_last_batch",
 ]
@@ -124,11 +123,6 @@ def ignores_another_history_of_its_id(patches: Patches) -> None:
     """A peer that holds another history of an id is not listened to, whoever's id it is."""
     patches.replace(sync_greeting, "_forked", lambda host, hello: (None, []))
     patches.replace(sync_greeting, "_is_lesser_copy", lambda mine, theirs: False)
-
-
-def ignores_the_quarantine(patches: Patches) -> None:
-    """An id that is given up leaves what lies beyond its cut in the log, to be joined again."""
-    patches.replace(recovery, "set_aside", lambda store, retirement: None)
 
 
 def forgets_the_verdict(patches: Patches) -> None:
