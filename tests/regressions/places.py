@@ -39,6 +39,8 @@ class Home:
             "reconnect.minimum_ms": 10,
             "reconnect.maximum_ms": 50,
         }
+        # Else one key ring would have to be handed from home to home.
+        flags["mesh.plain_text"] = True
         self.settings = load_settings(None, {}, flags)
         self.node: Node | None = None
 
