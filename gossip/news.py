@@ -130,8 +130,7 @@ class News:
     def _after_alive(self, record: Record) -> None:
         pool = self._pool
         pool.tell(Alive(record))
-        if ("remember", 0) not in pool.agenda:
-            pool.agenda.set(("remember", 0), pool.now_us)
+        self._remember_soon()
         others = pool.table.namesakes(record)
         if record.profile.name and (others or record.profile.name == pool.me.profile.name):
             other = others[0] if others else pool.me.member
@@ -140,6 +139,10 @@ class News:
                 f"members {record.member} and {other} are both named {record.profile.name!r}",
                 shared_name=record.profile.name, other=other,
             )  # fmt: skip
+
+    def _remember_soon(self) -> None:
+        if ("remember", 0) not in self._pool.agenda:
+            self._pool.agenda.set(("remember", 0), self._pool.now_us)
 
     # -------------------------------------------------------------- oneself
 
@@ -371,6 +374,7 @@ class News:
         """Take a member's farewell, and pass it on."""
         pool = self._pool
         self._end(entry, State.LEFT, Dead(entry.record.stamp, entry.record.member))
+        self._remember_soon()
         pool.agenda.set(("reap", entry.record.member), pool.now_us + pool.config.reap_left_us)
 
     def _end(self, entry: Member, state: State, message: Dead) -> None:

@@ -46,7 +46,8 @@ class Rejoin:
         self._pool = pool
         self._news = news
         self._prober = prober
-        self._seeds: dict[str, None] = {}
+        self._seeds: dict[str, int] = {}
+        """By address, who answered there last, or 0."""
         self._sought: dict[int, str] = self._read(remembered) if remembered else {}
         self._trying: set[str] = set()
         self._mine: set[str] = set()
@@ -62,8 +63,7 @@ class Rejoin:
         """Seek whoever is at these addresses; of more than 64 the oldest are given up."""
         for place in addresses:
             address(place)
-            self._seeds.pop(place, None)
-            self._seeds[place] = None
+            self._seeds[place] = self._seeds.pop(place, 0)
         while len(self._seeds) > _SEEDS:
             del self._seeds[next(iter(self._seeds))]
 
@@ -112,7 +112,13 @@ class Rejoin:
 
     def _open_seeds(self) -> list[str]:
         table, mine = self._pool.table, {self._pool.address, *self._mine}
-        return [place for place in self._seeds if place not in mine and table.at(place) is None]
+        found = []
+        for place, member in self._seeds.items():
+            # A seed may be a name, under which nobody here is listed.
+            entry = table.get(member)
+            if place not in mine and table.at(place) is None and not (entry and entry.live):
+                found.append(place)
+        return found
 
     def _draw(self, count: int) -> list[tuple[int, str]]:
         sought = list(self._sought.items())
@@ -153,7 +159,10 @@ class Rejoin:
         known = self._pool.table.get(record.member)
         # It is somebody's answer from there, but not proof of a member that lives elsewhere:
         # who answers at an address that was sought may claim any life of anybody.
-        self._news.alive(record, proven=known is None or not known.live)
+        there = record.profile.gossip_address == probe.address
+        self._news.alive(record, proven=there and (known is None or not known.live))
+        if probe.address in self._seeds:
+            self._seeds[probe.address] = record.member
         entry = self._pool.table.get(record.member)
         if entry is not None and entry.live:
             self._pool.counters.rejoined += 1

@@ -83,3 +83,34 @@ def test_what_is_remembered_survives_damage_and_later_versions() -> None:
         world.start(host)
         names = [warning.name for warning in host.warnings]
         assert names == (["remembered"] if remembered else [])
+
+
+def test_a_seed_by_another_name_is_not_tried_without_end() -> None:
+    world = World(8)
+    first = world.start(world.host(1))
+    world.by_address["seed.example:7946"] = first
+    world.start(world.host(2), ["seed.example:7946"])
+    world.until(world.whole, 5 * SECOND)
+    tried = world.tried["seed.example:7946"]
+    world.run(600 * SECOND)
+    assert world.tried["seed.example:7946"] == tried
+    world.kill(1)
+    world.until(lambda: world.all_see(1, State.DEAD), 30 * SECOND)
+    world.run(60 * SECOND)
+    assert world.tried["seed.example:7946"] > tried, "now nobody is known there"
+
+
+def test_who_left_is_not_sought_after_a_restart() -> None:
+    world = World(9)
+    world.grow(3)
+    world.run(40 * SECOND)
+    world.call(world.hosts[3], world.hosts[3].swim.leave(world.now_us, 0))
+    world.kill(3)
+    world.run(60 * SECOND)
+    world.kill(2)
+    world.run(SECOND)
+    tried = world.tried[world.hosts[3].address]
+    world.restart(2)
+    world.until(world.whole, 5 * SECOND)
+    world.run(300 * SECOND)
+    assert world.tried[world.hosts[3].address] == tried
