@@ -23,6 +23,9 @@ __all__ = ["LAN", "LOCAL", "PROFILES", "WAN", "Config", "profile"]
 
 _SECOND: Final = 1_000_000
 _MS: Final = 1_000
+_ROW_BYTES: Final = 35
+_FRAME_OVERHEAD: Final = 32_768
+"""What a frame has besides records: a key ring, lists of members, a header."""
 _PACKET_OVERHEAD: Final = 200
 """What a packet has besides one record or payload: seal, header, stamps."""
 
@@ -131,6 +134,14 @@ class Config:
                 "probe_timeout_us is above probe_interval_us",
                 hint="a probe must be over before the next begins",
                 setting="probe_timeout_us",
+            )
+        # A view of a pool with all the dead and gone that it may list must pass as one frame.
+        view_bytes = 4 * self.members * (self.profile_bytes + _ROW_BYTES) + _FRAME_OVERHEAD
+        if self.frame_bytes < view_bytes:
+            raise ConfigError(
+                f"frame_bytes is {self.frame_bytes}; {self.members} members may need {view_bytes}",
+                hint=f"raise frame_bytes to {view_bytes}, or lower members or profile_bytes",
+                setting="frame_bytes",
             )
         for name in ("profile_bytes", "user_payload_bytes"):
             if getattr(self, name) > self.packet_bytes - _PACKET_OVERHEAD:

@@ -26,6 +26,7 @@ remembered of a session that was not authenticated; the tables are bounded.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import blake2b, sha256
 from struct import Struct
@@ -117,6 +118,9 @@ class Seal:
         self._most = 4 * members
         self._sessions: OrderedDict[bytes, _Session] = OrderedDict()
         self._floors: OrderedDict[int, int] = OrderedDict()
+        self.doubts: Callable[[int, int], bool] = lambda _member, _generation: False
+        """Whether there is better knowledge against a life that is to be confirmed: where pools
+        share a seal, one must not lock out a member that lives in another."""
         self.overhead = 1 + _CHECK_BYTES if keyring is None else _HEADER.size + _TAG_BYTES
         """How many bytes larger a sealed packet is."""
 
@@ -228,7 +232,7 @@ class Seal:
 
         To be told once the protocol has made sure that the member lives that life.
         """
-        if generation > self._floors.get(member, 0):
+        if generation > self._floors.get(member, 0) and not self.doubts(member, generation):
             self._floors[member] = generation
         if member in self._floors:
             self._floors.move_to_end(member)

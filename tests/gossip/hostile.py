@@ -16,9 +16,10 @@ from typing import Any
 
 from gossip.config import LOCAL, Config
 from gossip.effects import Answer, Effect, Exchange, MemberChanged, SendDatagram
-from gossip.frame_wire import decode_frame, encode_frame
+from gossip.frame_wire import decode_frame, encode_announcement, encode_frame
 from gossip.frames import (
     AckFrame,
+    Announcement,
     Body,
     Compare,
     Frame,
@@ -29,6 +30,7 @@ from gossip.frames import (
     ViewRequest,
 )
 from gossip.keyring import Keyring
+from gossip.mesh import Mesh
 from gossip.messages import (
     Ack,
     Alive,
@@ -64,15 +66,37 @@ def address(member: int) -> str:
     return f"h{member}:7000"
 
 
-def record(member: int, generation: int = 1) -> Record:
+def record(member: int, region: str = "eu") -> Record:
     """Return the record with which a member starts."""
-    return Record(member, generation, 0, Profile(f"n{member}", "eu", address(member)))
+    return Record(member, 1, 0, Profile(f"n{member}", region, address(member)))
+
+
+def seal(member: int, config: Config) -> Seal:
+    """Return the seal with which a member starts."""
+    return Seal("c", Keyring([KEY]), member.to_bytes(16, "big"), members=config.members)
+
+
+def one_pool(member: int, config: Config, chance: Random) -> Swim:
+    """Make a member of the one pool."""
+    return Swim(record(member), TAG, config, chance, seal(member, config))
+
+
+def two_regions(member: int, config: Config, chance: Random) -> Mesh:
+    """Make a node: the first three are of one region, the others of another."""
+    region = "eu" if member <= 3 else "us"
+    return Mesh(record(member, region), config, config, chance, seal(member, config))
 
 
 class Pool:
     """Machines, their datagrams and streams, and one clock."""
 
-    def __init__(self, members: int, config: Config, seed: int) -> None:
+    def __init__(
+        self,
+        members: int,
+        config: Config,
+        seed: int,
+        make: Callable[[int, Config, Random], Any] = one_pool,
+    ) -> None:
         self.config = config
         self.now_us = 0
         self.events: list[tuple[int, MemberChanged]] = []
@@ -83,12 +107,11 @@ class Pool:
         """Exchanges that went to the hostile address, and who asks."""
         self.caught: list[tuple[int, bytes]] = []
         """Datagrams that went to the hostile address, and who sent them."""
-        self.machines: dict[int, Swim] = {}
+        self.machines: dict[int, Any] = {}
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
         self._turn = 0
         for member in range(1, members + 1):
-            seal = Seal("c", Keyring([KEY]), member.to_bytes(16, "big"), members=config.members)
-            machine = Swim(record(member), TAG, config, Random(seed * 1_000 + member), seal)
+            machine = make(member, config, Random(seed * 1_000 + member))
             self.machines[member] = machine
             self.run(member, machine.start(0, self.wall_us, [address(1)]))
         self.advance(30_000_000)
@@ -212,19 +235,26 @@ class Hostile:
         member = self._member()
         machine = self.pool.machines.get(member)
         if machine is not None and self.chance.random() < 0.5:
-            return machine.me.stamp
+            stamp: Stamp = machine.me.stamp
+            return stamp
         return Stamp(member, self._count(), self._count())
 
     def _address(self) -> str:
         member = self._member()
         return self.chance.choice([address(member), HOSTILE_ADDRESS, "nobody.example:1"])
 
+    def _tag(self) -> str:
+        return self.chance.choice([TAG, TAG, TAG, "wide", "wide", "region:us"])
+
+    def _region(self) -> str:
+        return self.chance.choice(["eu", "eu", "us", "nowhere"])
+
     def record(self) -> Record:
         """Return a record of somebody, true in parts."""
         stamp = self.stamp()
         extra = bytes(self.chance.choice([0, 0, 300, 440]))
         name = self.chance.choice([f"n{stamp.member % 5}", "x" * 20])
-        return Record(*stamp, Profile(name, "eu", self._address(), extra=extra))
+        return Record(*stamp, Profile(name, self._region(), self._address(), extra=extra))
 
     def _place(self) -> Coordinate:
         size = self.chance.choice([1e308, -1e308, 1e9, 0.1, 5e-324])
@@ -252,12 +282,20 @@ class Hostile:
                 self._member(),
                 self._count(),
                 chance.choice([self._number, COUNT_MAXIMUM]),
-                bytes(chance.choice([0, 40, self.pool.config.user_payload_bytes])),
-                chance.choice([Channel.USER, Channel.USER, Channel.VIEWS]),
+                *self._payload(),
             ),
-            lambda: Referral("eu", tuple(self._address() for _ in range(8))),
+            lambda: Referral(chance.choice(["", "eu"]), tuple(self._address() for _ in range(8))),
         ]
         return made[choice]()
+
+    def _payload(self) -> tuple[bytes, Channel]:
+        if self.chance.random() < 0.6:
+            size = self.chance.choice([0, 40, self.pool.config.user_payload_bytes])
+            return bytes(size), self.chance.choice([Channel.USER, Channel.USER, Channel.VIEWS])
+        stamp = self.stamp()
+        number, view_hash = self._count(), self.chance.randint(0, UINT64)
+        said = Announcement(self._region(), *stamp[:2], number, view_hash)
+        return encode_announcement(said), Channel.VIEWS
 
     def farewell(self) -> Message:
         """Return a farewell in somebody else's name."""
@@ -271,7 +309,7 @@ class Hostile:
         messages = [self.message() for _ in range(self.chance.choice([1, 1, 2, 5]))]
         if self.chance.random() < 0.2:
             messages.append(self.farewell())
-        pool = self.chance.choice([TAG, TAG, TAG, TAG, "wide"])
+        pool = self._tag()
         sender = Stamp(self.me, 1, 0) if self.chance.random() < 0.5 else self.stamp()
         table_hash = self.chance.randint(0, UINT64)
         return encode_packet(Packet(pool, sender, table_hash, tuple(messages)))
@@ -319,19 +357,20 @@ class Hostile:
         if self.chance.random() < 0.8:
             said.append(Alive(replace(self.record(), **stamp._asdict())))
         sender = self.chance.choice([stamp, stamp, Stamp(self.me, 1, 0)])
-        return self.sealed(encode_packet(Packet(TAG, sender, 0, tuple(said))))
+        return self.sealed(encode_packet(Packet(packet.pool, sender, 0, tuple(said))))
 
     # ------------------------------------------------------------------ frames
 
     def answer_frame(self, asked: bytes) -> bytes:
         """Return an answer to a frame: to a probe the right one in anybody's name."""
-        body = decode_frame(asked, self.pool.config).body
+        frame = decode_frame(asked, self.pool.config)
+        body = frame.body
         stamp = self.stamp()
         if not isinstance(body, PingFrame):
             return self.frame()
         said = replace(self.record(), **stamp._asdict())
         answer = AckFrame(Ack(body.ping.sequence, stamp, 1, 1), said)
-        return encode_frame(Frame(TAG, stamp, answer), self.pool.config)
+        return encode_frame(Frame(frame.pool, stamp, answer), self.pool.config)
 
     def frame(self) -> bytes:
         """Return a well-formed frame that says anything."""
@@ -351,13 +390,13 @@ class Hostile:
             lambda: Records(entries, members),
             lambda: PingFrame(Ping(1, chance.choice([0, self._member()]), "", 0)),
             lambda: AckFrame(ack, self.record()),
-            lambda: ViewRequest("eu", self._member(), 1, 0),
-            lambda: View("us", self._member(), 1, 5, 0, 0, entries, members),
-            lambda: Referral("eu", (self._address(),)),
+            lambda: ViewRequest(self._region(), self._member(), 1, chance.choice([0, 1, 5])),
+            lambda: View(self._region(), self._member(), 1, 5, 0, 0, entries, members),
+            lambda: Referral(chance.choice(["", "eu"]), (self._address(),)),
         ]
         body = chance.choice(bodies)()
         sender = Stamp(self.me, 1, 0) if chance.random() < 0.5 else self.stamp()
-        return encode_frame(Frame(TAG, sender, body), self.pool.config)
+        return encode_frame(Frame(self._tag(), sender, body), self.pool.config)
 
     def broken_frame(self) -> bytes:
         """Return a frame that was altered, or noise."""

@@ -44,7 +44,7 @@ from gossip.wire import (
 )
 from tests.gossip import shapes_drawn as drawn
 
-_ROOMY = Config(profile_bytes=4_096, packet_bytes=8_192)
+_ROOMY = Config(profile_bytes=4_096, packet_bytes=8_192, members=200)
 _SENDER = Stamp(7, 1, 0)
 
 
@@ -280,7 +280,7 @@ def test_more_members_than_four_pools_hold_are_refused() -> None:
 
 
 def test_a_frame_over_the_limit_is_neither_sent_nor_taken() -> None:
-    config = Config(frame_bytes=65_536)
+    config = Config(frame_bytes=65_536, members=10)
     entries = tuple(
         (Record(member, 1, 0, Profile("n", "eu", "h:1", extra=bytes(400))), State.ALIVE)
         for member in range(1, 300)
