@@ -41,10 +41,7 @@ from gossip.effects import (
     Warn,
 )
 from gossip.errors import Rejected, UnknownMember
-from gossip.frame_wire import (
-    decode_frame,
-    encode_frame,
-)
+from gossip.frame_wire import decode_frame, encode_frame
 from gossip.frames import Frame, ViewRequest
 from gossip.members import MemberView
 from gossip.memory import Memory
@@ -106,6 +103,7 @@ class Mesh:
             me, local_pool(me.profile.region), local, chance, seal, self._memory[_LOCAL]
         )
         self._wide: Swim | None = None
+        seal.doubts = self._lives_otherwise
         self._regions = Regions(me.profile.region, local.members, chance)
         self._beliefs = Beliefs(self._local, self._regions)
         self._viewing = Viewing(self._beliefs, self._regions, local, chance, self.counters)
@@ -440,28 +438,37 @@ class Mesh:
         effects = self._wide.start(now_us, wall_us, list(seeds))
         return self._from(_FAR, effects, now_us, wall_us)
 
+    def _lives_otherwise(self, member: int, generation: int) -> bool:
+        """Whether one's own pool, where it is probed, has the member in an earlier life: a claim
+        in the wide-area pool must not shut it out of both."""
+        view = self._local.view(member)
+        if view is None or view.state > State.SUSPECT:
+            return False
+        return view.record.generation < generation
+
     # ------------------------------------------------------------------ the wrong door
 
     def _refer_packet(self, packet: Packet, source: str, now_us: int) -> list[Effect]:
         """Tell who knocked for another pool where that pool is."""
         pings = [message for message in packet.messages if isinstance(message, Ping)]
-        referral = self._referral(packet.pool, now_us) if pings else None
+        place = pings[0].reply_to or source if pings else ""
+        referral = self._referral(packet.pool, now_us, knocker=place) if pings else None
         if referral is None:
             self.counters["datagrams for other pools"] += 1
             return []
         packing = Packing(packet.pool, self._config, self._seal.overhead)
         answers = packing.packets(self.me.stamp, 0, (referral,))
-        place = pings[0].reply_to or source
         return [SendDatagram(place, self._seal.seal(answer)) for answer in answers]
 
-    def _referral(self, pool: str, now_us: int) -> Referral | None:
+    def _referral(self, pool: str, now_us: int, *, knocker: str = "") -> Referral | None:
         if pool == WIDE:
             views = [self._local.view(member) for member in self._viewing.gateways]
             records = [view.record for view in views if view is not None]
             return self._referrals.to("", records, now_us)
         region = pool.removeprefix("region:")
         rows = self._regions.living(region, ADDRESSES)
-        return self._referrals.to(region, [row.record for row in rows], now_us)
+        records = [row.record for row in rows]
+        return self._referrals.to(region, records, now_us, knocker=knocker)
 
     def _referred(self, referral: Referral, now_us: int, wall_us: int) -> list[Effect]:
         """Knock where one was told to, if that is for a pool of one's own."""

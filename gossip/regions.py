@@ -131,7 +131,7 @@ class Regions:
             return set(), self._end(fetch)
         held = self.others.setdefault(region, RegionView(region))
         room = self._members - sum(map(len, self.others.values()))
-        changed = held.follow(view, max(0, room))
+        changed = held.follow(view, max(0, room), now_us)
         held.heard_us = now_us
         return changed, self._end(fetch)
 
@@ -159,6 +159,10 @@ class Regions:
         for fetch in fetches:
             fetch.due_us = None
         return fetches
+
+    def sweep(self, now_us: int) -> set[int]:
+        """Drop whom no author has listed for long; return them."""
+        return {member for view in self.others.values() for member in view.sweep(now_us)}
 
     def forget(self, member: int) -> None:
         """Drop a member from every view."""

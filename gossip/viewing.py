@@ -82,6 +82,7 @@ class Viewing:
             effects += self._fetch(fetch, now_us)
         if self._repeat_us is not None and now_us >= self._repeat_us:
             self.start(now_us)
+            self._beliefs.touch(self._regions.sweep(now_us))
             self._announced.clear()
             self._announce_us = now_us
         if self._announce_us is None or now_us < self._announce_us:

@@ -29,6 +29,7 @@ from gossip.messages import Record, Stamp, State
 __all__ = ["RegionView", "Row", "view_hash"]
 
 _GONE: Final = 1_024
+_UNLISTED_US: Final = 120_000_000
 _MASK: Final = (1 << 64) - 1
 
 
@@ -63,6 +64,7 @@ class RegionView:
         """When that author was last heard of this view."""
         self._rows: dict[int, Row] = {}
         self._gone: OrderedDict[int, int] = OrderedDict()
+        self._unlisted: dict[int, int] = {}
         self._floor = 0
 
     def __len__(self) -> int:
@@ -87,8 +89,11 @@ class RegionView:
         new = {record.member: (record, state) for record, state in entries}
         return self._change(new, [member for member in self._rows if member not in new])
 
-    def follow(self, view: View, room: int) -> set[int]:
+    def follow(self, view: View, room: int, now_us: int) -> set[int]:
         """Take over what an author says; return whose row changed.
+
+        Whom another author than the last does not list is kept for a while: it may have been
+        the first to meet it, and the others are about to (see ``sweep``).
 
         ``room`` is how many members more there may be. What is about members of another
         region, or about older lives and words, is left out.
@@ -99,9 +104,15 @@ class RegionView:
             if record.profile.region == self.region and self._is_news(record, state)
         }
         gone = list(view.gone)
+        said = {record.member for record, _ in view.entries}
         if view.since == 0:
-            said = {record.member for record, _ in view.entries}
             gone = [member for member in self._rows if member not in said]
+            if (view.author, view.generation) != (self.author, self.author_generation):
+                for member in gone:
+                    self._unlisted.setdefault(member, now_us)
+                gone = []
+        for member in said | set(gone):
+            self._unlisted.pop(member, None)
         for member in [member for member in entries if member not in self._rows]:
             if room <= 0:
                 del entries[member]
@@ -111,6 +122,13 @@ class RegionView:
         self.author_generation = view.generation
         self.author_number = view.number
         return changed
+
+    def sweep(self, now_us: int) -> set[int]:
+        """Drop whom the author has not listed for long; return them."""
+        over = [member for member, at_us in self._unlisted.items() if now_us - at_us > _UNLISTED_US]
+        for member in over:
+            del self._unlisted[member]
+        return self._change({}, over)
 
     def doubt(self) -> set[int]:
         """Nobody speaks for this region any more: whoever was alive is suspect. Return them.
@@ -129,6 +147,7 @@ class RegionView:
 
     def drop(self, member: int) -> bool:
         """Forget one member; tells whether it was listed."""
+        self._unlisted.pop(member, None)
         return bool(self._change({}, [member]))
 
     def _is_news(self, record: Record, state: State) -> bool:
@@ -175,6 +194,7 @@ class RegionView:
         if said.view_hash == self.hash:
             self.author, self.author_generation = said.author, said.generation
             self.author_number = said.number
+            self._unlisted.clear()
             return None
         if not followed:
             return ViewRequest(self.region)

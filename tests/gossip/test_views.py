@@ -12,6 +12,7 @@ from gossip.messages import Profile, Record, Stamp, State
 from gossip.regions import REPEAT_US, Regions
 from gossip.views import RegionView, view_hash
 
+SECOND = 1_000_000
 ANN = Stamp(1, 4, 0)
 BOB = Stamp(2, 9, 0)
 
@@ -30,7 +31,7 @@ def catch_up(follower: RegionView, author: RegionView, who: Stamp = ANN) -> View
     if request is None:
         return None
     answer = author.answer(request, who)
-    follower.follow(answer, room=1_000)
+    follower.follow(answer, room=1_000, now_us=0)
     return answer
 
 
@@ -49,6 +50,7 @@ steps = st.lists(
 def test_followers_hold_what_the_author_holds(happens: list[object]) -> None:
     author, follower, second = (RegionView("eu") for _ in range(3))
     held: dict[int, tuple[Record, State]] = {}
+    said: dict[int, tuple[int, int, bool]] = {}
     for step in happens:
         if step == "follow":
             catch_up(follower, author)
@@ -60,10 +62,12 @@ def test_followers_hold_what_the_author_holds(happens: list[object]) -> None:
             author.replace(held.values())
         elif isinstance(step, tuple):
             member, word, state = step
-            old = held.get(member)
-            life = 1 if old is None else old[0].generation + (old[1] is State.LEFT)
-            rises = max(word, old[0].incarnation if old else 0)
-            held[member] = (record(member, life, rises), state)
+            # Lives and words only rise, also of those that were not listed for a while.
+            life, last, left = said.get(member, (1, 0, False))
+            if left:
+                life, last = life + 1, 0
+            said[member] = (life, max(word, last), state is State.LEFT)
+            held[member] = (record(member, *said[member][:2]), state)
             author.replace(held.values())
         assert author.hash == view_hash(rows(author).values())
     catch_up(follower, author)
@@ -114,7 +118,25 @@ def test_a_new_life_of_the_author_is_asked_for_the_whole() -> None:
     answer = catch_up(follower, again, ANN._replace(generation=5))
     assert answer is not None
     assert answer.since == 0
+    assert set(rows(follower)) == {1, 2}, "the author may be about to meet it again"
+    assert follower.sweep(121 * SECOND) == {2}
     assert rows(follower) == rows(again)
+    assert follower.sweep(500 * SECOND) == set()
+
+
+def test_whom_another_author_lists_later_is_never_struck() -> None:
+    first, second, follower = RegionView("eu"), RegionView("eu"), RegionView("eu")
+    first.replace([(record(1), State.ALIVE)])
+    second.replace([(record(2), State.ALIVE)])
+    catch_up(follower, first)
+    catch_up(follower, second, BOB)
+    assert set(rows(follower)) == {1, 2}
+    second.replace([(record(1), State.ALIVE), (record(2), State.ALIVE)])
+    catch_up(follower, second, BOB)
+    assert follower.sweep(500 * SECOND) == set()
+    second.replace([(record(2), State.ALIVE)])
+    catch_up(follower, second, BOB)
+    assert set(rows(follower)) == {2}, "who is followed strikes at once"
 
 
 def test_more_gone_than_are_remembered_cost_a_whole_view() -> None:
@@ -131,20 +153,20 @@ def test_more_gone_than_are_remembered_cost_a_whole_view() -> None:
 
 def test_a_row_never_goes_back() -> None:
     follower = RegionView("eu")
-    follower.follow(View("eu", 1, 1, 1, 0, 0, ((record(5, 3, 2), State.LEFT),)), 10)
+    follower.follow(View("eu", 1, 1, 1, 0, 0, ((record(5, 3, 2), State.LEFT),)), 10, 0)
     for stale in ((record(5, 2, 9), State.ALIVE), (record(5, 3, 9), State.ALIVE),
                   (record(5, 3, 1), State.DEAD)):  # fmt: skip
-        assert not follower.follow(View("eu", 2, 1, 1, 0, 0, (stale,)), 10)
+        assert not follower.follow(View("eu", 2, 1, 1, 0, 0, (stale,)), 10, 0)
         assert rows(follower)[5] == (record(5, 3, 2), State.LEFT)
-    assert follower.follow(View("eu", 2, 1, 2, 1, 0, ((record(5, 4), State.ALIVE),)), 10) == {5}
+    assert follower.follow(View("eu", 2, 1, 2, 1, 0, ((record(5, 4), State.ALIVE),)), 10, 0) == {5}
 
 
 def test_rows_of_other_regions_and_beyond_the_room_are_left_out() -> None:
     follower = RegionView("eu")
     entries = tuple((record(member), State.ALIVE) for member in range(1, 9))
     foreign = (record(50, region="us"), State.ALIVE)
-    assert follower.follow(View("eu", 1, 1, 1, 0, 0, (*entries, foreign)), 3) == {1, 2, 3}
-    assert follower.follow(View("eu", 1, 1, 2, 0, 0, (*entries, foreign)), 0) == set()
+    assert follower.follow(View("eu", 1, 1, 1, 0, 0, (*entries, foreign)), 3, 0) == {1, 2, 3}
+    assert follower.follow(View("eu", 1, 1, 2, 0, 0, (*entries, foreign)), 0, 0) == set()
     assert set(rows(follower)) == {1, 2, 3}
 
 
