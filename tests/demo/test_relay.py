@@ -107,6 +107,35 @@ def test_a_narrow_link_takes_its_time() -> None:
     run(scenario)
 
 
+def test_a_link_may_become_another_while_it_carries() -> None:
+    async def scenario() -> None:
+        async with link(LinkShape()) as (relay, server, (_, writer)):
+            writer.write(b"quick")
+            await eventually(lambda: server.received == b"quick", "the first")
+            relay.reshape(LinkShape(latency_ms=80))
+            started = time.monotonic()
+            writer.write(b", slow")
+            await eventually(lambda: server.received == b"quick, slow", "the second")
+            assert time.monotonic() - started >= 0.080
+
+    run(scenario)
+
+
+def test_what_is_lost_comes_again_later_whole_and_in_order() -> None:
+    async def scenario() -> None:
+        # Every other chunk has to be sent again.
+        async with link(LinkShape(loss=0.5, resend_ms=1e-3)) as (_, server, (_, writer)):
+            sent = bytes(range(200))
+            for number in range(200):
+                writer.write(sent[number : number + 1])
+                await writer.drain()
+            await eventually(lambda: server.received == sent, "everything")
+
+    run(scenario)
+    with pytest.raises(ConfigError, match="loss"):
+        LinkShape(loss=1.0)
+
+
 def test_a_cut_is_silent_and_what_was_held_arrives_after_it() -> None:
     async def scenario() -> None:
         async with link(LinkShape(latency_ms=5)) as (relay, server, (reader, writer)):
