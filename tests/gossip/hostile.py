@@ -108,6 +108,8 @@ class Pool:
         self.caught: list[tuple[int, bytes]] = []
         """Datagrams that went to the hostile address, and who sent them."""
         self.machines: dict[int, Any] = {}
+        self.meet: Callable[[int, int], bool] = lambda _one, _other: True
+        """Whether a stream that the one opens to the other can be unsealed by both."""
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
         self._turn = 0
         for member in range(1, members + 1):
@@ -173,7 +175,8 @@ class Pool:
             return
 
         def ask() -> None:
-            answer = self.stream(target, effect.frame)
+            met = self.meet(member, target)
+            answer = self.stream(target, effect.frame) if met else None
             self._at(LATENCY_US, lambda: self.answered(member, effect.number, answer))
 
         self._at(LATENCY_US, ask)
