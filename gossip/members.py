@@ -99,6 +99,8 @@ class MemberView:
     last_heard_us: int | None
     annotation: bytes
     tier: str = "local"
+    coordinate: Coordinate | None = None
+    """Its place in the space of round trips, as it said last; see ``coordinates.distance_s``."""
 
 
 def stamp_hash(stamp: Stamp) -> int:

@@ -38,6 +38,7 @@ from gossip.messages import (
     Ack,
     Alive,
     Channel,
+    Coordinate,
     Dead,
     Message,
     Nack,
@@ -323,6 +324,11 @@ class Swim:
         return counters
 
     @property
+    def coordinate(self) -> Coordinate:
+        """One's own place in the space of round trips."""
+        return self._pool.place.value
+
+    @property
     def table_hash(self) -> int:
         """The hash of whom one holds for alive: equal where knowledge is equal."""
         return self._pool.table.hash
@@ -343,7 +349,7 @@ class Swim:
             None if trips is None else trips.round_trip_us,
             None if trips is None else trips.clock_offset_us,
             entry.degraded, entry.damped(self._pool.now_us),
-            entry.heard_us, entry.annotation,
+            entry.heard_us, entry.annotation, coordinate=entry.coordinate,
         )  # fmt: skip
 
     # ------------------------------------------------------------------ messages

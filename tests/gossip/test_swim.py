@@ -8,6 +8,7 @@ from statistics import mean
 import pytest
 
 from gossip.config import LAN, LOCAL, Config
+from gossip.coordinates import distance_s
 from gossip.effects import MemberChanged, SendDatagram
 from gossip.errors import ConfigError, Malformed, TooLarge, UnknownMember
 from gossip.messages import Channel, State
@@ -351,3 +352,16 @@ def test_nothing_is_sent_by_one_that_was_not_started() -> None:
     assert swim.handle_timeout(10**9, 0) == []
     effects = swim.broadcast(b"early", 0, channel=Channel.USER)
     assert not [effect for effect in effects if isinstance(effect, SendDatagram)]
+
+
+def test_round_trips_between_others_are_estimated() -> None:
+    world = World(5, latency_us=(5_000, 5_500))
+    world.grow(8)
+    world.run(240 * SECOND)
+    swim = world.hosts[1].swim
+    places = [view.coordinate for view in swim.members()] + [swim.coordinate]
+    for one, place in enumerate(places):
+        for other in places[:one]:
+            assert place is not None
+            assert other is not None
+            assert 0.006 < distance_s(place, other) < 0.016
