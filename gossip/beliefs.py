@@ -3,10 +3,11 @@
 Problem: a node hears of one member from its own pool, from the wide-area pool and from a view
 of the member's region, at different times and not always the same.
 
-Idea: the nearest source that knows the member speaks: its own pool, then the wide-area pool,
-then the view; but a newer life in a view goes before an older one in the wide-area pool, for a
-gateway that starts again need not be a gateway any more. Sources only say of whom something may
-have changed; what is reported is found by comparing with what was reported last.
+Idea: the nearest source that knows the member speaks: its own pool, then the view of its
+region, then the wide-area pool. The wide-area pool is nearer than a view, but anybody in it
+could live there in the name of a member that is not; so what a followed view lists is listed
+as that says, and the wide-area pool adds whether that life answers. Sources only say of whom
+something may have changed; what is reported is found by comparing with what was reported last.
 
 Invariant: a change is reported once, and after any input what was reported is what is believed.
 """
@@ -44,10 +45,13 @@ class Beliefs:
             return None
         row = self._regions.row(member)
         far = None if self.far is None else self.far.view(member)
-        if far is not None and (row is None or far.record.generation >= row.record.generation):
+        if far is not None and (row is None or not self._regions.followed(row)):
             return replace(far, tier="wide")
         if row is None:
             return None
+        if far is not None and _same_life(far.record, row.record):
+            # At first hand whether it answers; but who it is its own region knows best.
+            return replace(far, record=row.record, tier="wide")
         return MemberView(row.record, row.state, 0, None, None, False, False, None, b"", "remote")
 
     def all(self) -> list[MemberView]:
@@ -81,3 +85,8 @@ class Beliefs:
             return None
         self._told[member] = (view.record, view.state)
         return MemberChanged(view.record, view.state, None if told is None else told[1])
+
+
+def _same_life(one: Record, other: Record) -> bool:
+    here, there = one.profile.gossip_address, other.profile.gossip_address
+    return one.generation == other.generation and here == there

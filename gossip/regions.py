@@ -68,6 +68,11 @@ class Regions:
         rows = [row for view in self.others.values() if (row := view.get(member)) is not None]
         return max(rows, key=lambda row: row.record.generation, default=None)
 
+    def followed(self, row: Row) -> bool:
+        """Whether somebody speaks for the region of that row's member."""
+        view = self.others.get(row.record.profile.region)
+        return view is not None and view.author != 0
+
     def rows(self) -> list[Row]:
         """Return all rows of other regions; a member that moved may have two."""
         return [row for view in self.others.values() for row in view]
