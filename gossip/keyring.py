@@ -79,6 +79,7 @@ class Keyring:
         self._grace_us = grace_us
         self._order: tuple[Key, ...] = ()
         self._hash = 0
+        self._expires_us = UINT64
         if not 1 <= len(keys) <= KEYS_MAXIMUM:
             raise KeyringError(
                 f"a ring has 1 to {KEYS_MAXIMUM} keys, not {len(keys)}",
@@ -205,7 +206,10 @@ class Keyring:
         return self._change(number)
 
     def expire(self, wall_us: int) -> bool:
-        """Forget the material of removed keys whose grace is over; whether there was any."""
+        """Forget the material of removed keys whose grace is over; whether there was any. Asking
+        costs nothing where none is."""
+        if wall_us < self._expires_us:
+            return False
         over = [
             key
             for key in self._keys.values()
@@ -213,8 +217,7 @@ class Keyring:
         ]
         for key in over:
             self._keys[key.id] = replace(key, material=b"")
-        if over:
-            self._settle()
+        self._settle()
         return bool(over)
 
     # -------------------------------------------------------------- joining
@@ -294,6 +297,8 @@ class Keyring:
         kept = [*order, *(key for key in ended[:REMOVED_MAXIMUM] if key not in order)]
         self._order = tuple(order)
         self._keys = {key.id: key for key in kept}
+        ends = [key.until_us for key in kept if key.material and key.until_us and key not in order]
+        self._expires_us = min(ends, default=UINT64)
         # Material that is forgotten at one member only must not make rings differ.
         said = pack(tuple((key.id, key.used, key.until_us) for key in sorted(kept, key=_number)))
         digest = blake2b(said, digest_size=8, key=b"key ring").digest()

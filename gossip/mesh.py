@@ -394,7 +394,7 @@ class Mesh:
 
     def _ring_changed(self, now_us: int, wall_us: int) -> list[Effect]:
         """However the ring changed: keep it, and say which keys one holds."""
-        changed = self._rotation.changed(self.me.profile)
+        changed = self._rotation.changed(self.me.profile, wall_us)
         if changed is None:
             return []
         effects: list[Effect] = [changed[0]]

@@ -58,11 +58,17 @@ class Rotation:
             self.counters["changes of the ring refused: Malformed"] += 1
             return False
 
-    def changed(self, profile: Profile) -> tuple[KeyringChanged, Profile | None] | None:
+    def changed(
+        self, profile: Profile, wall_us: int
+    ) -> tuple[KeyringChanged, Profile | None] | None:
         """Return what is to be kept, and the profile to be told instead of this one if the keys
-        are not what it says; ``None`` where the ring is as it was at the last call."""
+        are not what it says; ``None`` where the ring is as it was at the last call.
+
+        Keys whose grace is over are forgotten, here and in what is kept."""
         ring = self._ring
-        if ring is None or ring.state_hash == self._seen:
+        if ring is None:
+            return None
+        if not ring.expire(wall_us) and ring.state_hash == self._seen:
             return None
         self._seen = ring.state_hash
         told = None if ring.ids == profile.keys else replace(profile, keys=ring.ids)

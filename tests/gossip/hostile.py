@@ -15,7 +15,7 @@ from random import Random
 from typing import Any
 
 from gossip.config import LOCAL, Config
-from gossip.effects import Answer, Effect, Exchange, MemberChanged, SendDatagram
+from gossip.effects import Answer, Effect, Exchange, KeyringChanged, MemberChanged, SendDatagram
 from gossip.frame_wire import decode_frame, encode_announcement, encode_frame
 from gossip.frames import (
     AckFrame,
@@ -107,6 +107,8 @@ class Pool:
         """Exchanges that went to the hostile address, and who asks."""
         self.caught: list[tuple[int, bytes]] = []
         """Datagrams that went to the hostile address, and who sent them."""
+        self.kept: dict[int, bytes] = {}
+        """The key ring that each member asked to be kept last."""
         self.machines: dict[int, Any] = {}
         self.meet: Callable[[int, int], bool] = lambda _one, _other: True
         """Whether a stream that the one opens to the other can be unsealed by both."""
@@ -135,6 +137,8 @@ class Pool:
                 self._send(member, effect)
             elif isinstance(effect, Exchange):
                 self._exchange(member, effect)
+            elif isinstance(effect, KeyringChanged):
+                self.kept[member] = effect.dump
             elif isinstance(effect, MemberChanged):
                 self.events.append((member, effect))
             else:

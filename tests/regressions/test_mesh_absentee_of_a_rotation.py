@@ -91,6 +91,19 @@ def test_one_that_was_offline_during_the_rotation_comes_back_with_the_new_ring()
             assert not view.degraded
 
 
+def test_after_the_grace_the_removed_key_is_forgotten_and_its_file_written_anew() -> None:
+    pool = _Sealed(1)
+    _away(pool)
+    pool.rotate()
+    ring = _ring(pool.machines[1])
+    assert KEY in ring.dump()
+    pool.kept.clear()
+    pool.now_us += GRACE_US
+    pool.advance(1_000_000)
+    assert KEY not in ring.dump()
+    assert pool.kept[1] == ring.dump()
+
+
 def test_after_the_grace_it_stays_outside() -> None:
     pool = _Sealed(1)
     absentee = _away(pool)
