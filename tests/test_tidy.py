@@ -141,7 +141,9 @@ def test_imports_point_down_only() -> None:
         ("clock", "import crdtmem.codec\n", "No two modules import each other"),
         ("unplaced", "", "Imports point down only"),
         ("codec", "import simulations\n", "Nothing in crdtmem knows of the simulator"),
-        ("../gossip/swim", "import crdtmem.codec\n", "The mesh knows nothing of what it carries"),
+        ("../gossip/wire", "import crdtmem.codec\n", "The mesh knows nothing of what it carries"),
+        ("../gossip/wire", "import gossip.swim\n", "Within the mesh, imports point down only"),
+        ("../gossip/unplaced", "", "Within the mesh, imports point down only"),
     ],
 )
 def test_the_contracts_break_on_a_planted_import(
@@ -153,6 +155,7 @@ def test_the_contracts_break_on_a_planted_import(
     for other in ("gossip", "simulations"):
         (tmp_path / other).mkdir()
         (tmp_path / other / "__init__.py").write_text("")
+    (tmp_path / "gossip" / "swim.py").write_text("")
     for name in ("__init__", "errors", "entries", "clock", "causality", "batch", "table", "replica",
                  "engine", "store"):  # fmt: skip
         (package / f"{name}.py").write_text("")
