@@ -102,10 +102,12 @@ def load_ring(path: Path) -> Keyring:
 
 
 def save_ring(path: Path, dumped: bytes) -> None:
-    """Replace a ring's file, durably, whole or not at all. Raises ``ConfigError``."""
-    beside = path.with_name(path.name + ".new")
+    """Replace a ring's file, durably, whole or not at all. Raises ``ConfigError``.
+
+    Nodes of one machine may share the file: whoever writes last wrote the same.
+    """
+    beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
     try:
-        beside.unlink(missing_ok=True)
         with open(beside, "xb", opener=_private) as file:
             _write(file, dumped)
         beside.replace(path)
@@ -115,6 +117,7 @@ def save_ring(path: Path, dumped: bytes) -> None:
         finally:
             os.close(folder)
     except OSError as error:
+        beside.unlink(missing_ok=True)
         raise _unwritable(path, error) from error
 
 

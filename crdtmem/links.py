@@ -24,9 +24,12 @@ Source: the digest that rides on gossip is Cassandra's; the rest is this project
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-__all__ = ["Links", "Look"]
+__all__ = ["MESH_MEMORY", "Links", "Look"]
+
+MESH_MEMORY: Final = "mesh"
+"""The name of the store's metadata that holds what the mesh wants remembered."""
 
 
 class Look(NamedTuple):

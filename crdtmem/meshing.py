@@ -28,7 +28,7 @@ from crdtmem import __version__
 from crdtmem.effects import Alarm
 from crdtmem.errors import ConfigError
 from crdtmem.keys import ring_path, save_ring
-from crdtmem.links import Links
+from crdtmem.links import MESH_MEMORY, Links
 from crdtmem.settings import Settings, is_loopback, parse_address
 from crdtmem.sync_host import PROTOCOL_VERSIONS
 from crdtmem.sync_repair import vector_hash
@@ -49,12 +49,10 @@ if TYPE_CHECKING:
     from crdtmem.peers import PeerStreams
     from crdtmem.runtime import Runtime
 
-__all__ = ["MESH_MEMORY", "Meshing"]
-
-MESH_MEMORY: Final = "mesh"
-"""The name of the store's metadata that holds what the mesh wants remembered."""
+__all__ = ["Meshing"]
 
 _LOOK_S: Final = 0.2
+_NOTES_US: Final = 1_000_000
 _ANNOTATION_BYTES: Final = 8
 _TRIES: Final = 16
 _log = logging.getLogger("crdtmem.mesh")
@@ -79,6 +77,8 @@ class Meshing:
         self._again: asyncio.Task[None] | None = None
         self._closing = False
         self._told: Any = None
+        self._told_defect = False
+        self._notes_us = 0
         peers.adopter = self._adopt
         peers.on_change = self._streams_changed
 
@@ -167,7 +167,7 @@ class Meshing:
         settings = self._settings
         address = settings.advertise or self._peers.address
         return Profile(
-            name=settings.node_name,
+            name=f"{settings.region}/{settings.node_name}",
             region=settings.region,
             gossip_address=address,
             stream_address=address,
@@ -210,7 +210,7 @@ class Meshing:
         if previous is None or previous != change.state or change.gone:
             state = "forgotten" if change.gone else change.state.name.lower()
             profile = record.profile
-            _log.info("%s/%s (%016x) is %s", profile.region, profile.name, record.member, state)
+            _log.info("%s (%016x) is %s", profile.name, record.member, state)
         self._tell_links()
 
     def _tell_links(self) -> None:
@@ -267,10 +267,13 @@ class Meshing:
 
     def _look(self) -> None:
         """Do what ``Links`` asks for, and look again when it may ask for more."""
-        if self._closing or self.mesh is None:
+        if self._closing or self.mesh is None or self._broken():
             return
         at_us = steady_us()
         self._annotate(at_us)
+        if at_us >= self._notes_us:
+            self._notes_us = at_us + _NOTES_US
+            self._exchange_notes(self.mesh)
         look = self._links.look(at_us)
         self._peers.dial(look.dial)
         self._peers.hang_up(look.hang_up)
@@ -280,6 +283,31 @@ class Meshing:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(_LOOK_S, self._look)
+
+    def _broken(self) -> bool:
+        """Say once that the mesh stopped on a defect of its own; the streams that are stay."""
+        defect = None if self.driver is None else self.driver.defect
+        if defect is not None and not self._told_defect:
+            self._told_defect = True
+            self._alarm("mesh", f"the mesh found a defect of its own and stopped: {defect!r:.300}")
+        return defect is not None
+
+    def _exchange_notes(self, mesh: Mesh) -> None:
+        """Give the engine the clocks that probes measured; seek the evicted no more."""
+        engine = self._runtime.engine
+        views = mesh.members()
+        engine.skew.probed_us = {
+            view.record.member: view.clock_offset_us
+            for view in views
+            if view.state is State.ALIVE and view.clock_offset_us is not None
+        }
+        for view in views:
+            member = view.record.member
+            if view.state >= State.DEAD and member in engine.epoch.settled:
+                self._forget(member)
+
+    def _forget(self, member: int) -> None:
+        self.command(lambda mesh, now, wall: mesh.forget(member, now, wall))
 
     def _annotate(self, at_us: int) -> None:
         """Let probes carry the hash of what is published now."""

@@ -33,7 +33,7 @@ from crdtmem.checkpointing import Checkpointer
 from crdtmem.control import ControlServer
 from crdtmem.control_path import SocketPath, control_path
 from crdtmem.engine import NodeInfo
-from crdtmem.keys import settle_ring
+from crdtmem.keys import ring_path, settle_ring
 from crdtmem.memory import Memory
 from crdtmem.meshing import Meshing
 from crdtmem.node_verbs import node_verbs
@@ -65,6 +65,7 @@ class Node:
         ring, self.ring_is_new = settle_ring(settings)
         self.peers = PeerStreams(settings, memory.runtime, ring)
         self.meshing = Meshing(settings, memory.runtime, self.peers, ring)
+        self._say_how_it_speaks()
         memory.services.before_restart.append(self.peers.pause)
         memory.services.after_restart.append(self.peers.resume)
         memory.services.after_restart.append(self.meshing.restart)
@@ -125,6 +126,16 @@ class Node:
         await self.runtime.close()
         await self.control.close()
         await self.peers.close()
+
+    def _say_how_it_speaks(self) -> None:
+        """Say at the start what an operator must know about the key ring, or the lack of one."""
+        path = ring_path(self.settings)
+        if self.settings.mesh.plain_text:
+            _log.warning("plain text, as asked: whoever is on the path can read, write and join")
+        elif self.ring_is_new and path is not None:
+            _log.info("made the key ring %s: give each node a copy, and name it: --keyring", path)
+        elif self.ring_is_new:
+            _log.info("made a key ring in memory: no other node can join; name one: mesh.keyring")
 
     def greeting(self) -> dict[str, Any]:
         """Return what a client is told when it connects."""

@@ -4,7 +4,8 @@ Problem: an operator sees a node through its control socket alone, also when it 
 halted or its disk has failed; and long work must show progress and not stand in
 the way of others.
 
-Idea: a second table of handlers, over the node. What reads the store runs on the
+Idea: a second table of handlers, over the node (those about the cluster: ``mesh_verbs``). What
+reads the store runs on the
 store's own thread, between commits; progress crosses to the client as events.
 
 =========== ========================= ==================================================
@@ -39,6 +40,7 @@ from crdtmem.control import Handler, Request
 from crdtmem.crdt import NESTED
 from crdtmem.errors import InvalidValue
 from crdtmem.loops import COMPILED
+from crdtmem.mesh_verbs import mesh_status, mesh_verbs
 from crdtmem.operations import require
 from crdtmem.recovery import rederive
 from crdtmem.store import Progress
@@ -69,6 +71,7 @@ def node_verbs(node: Node) -> Mapping[str, Handler]:
         "evict": verbs.evict,
         "rejoin": verbs.rejoin,
         "stop": verbs.stop,
+        **mesh_verbs(node),
     }
 
 
@@ -262,6 +265,7 @@ async def node_status(node: Node) -> dict[str, Any]:
         # Whether a crash of everyone would lose nothing of what is known of the others.
         "acknowledgements_kept": not engine.epoch.has_news and replica.flight is None,
         "peers": node.peers.status(),
+        "mesh": mesh_status(node),
         "halted": replica.halted,
         "broken": _broken(node),
         "alarms": [

@@ -43,6 +43,8 @@ class SkewWatch:
         self.bound_us = bound_us
         self.beyond: dict[int, int] = {}
         self.future_stamps: dict[int, int] = {}
+        self.probed_us: Mapping[int, int] = {}
+        """Offsets that were measured without a stream; a stream's own measure goes before."""
         self._next_us = 0
 
     def is_due(self, now_us: int) -> bool:
@@ -54,7 +56,7 @@ class SkewWatch:
         if now_us < self._next_us:
             return []
         self._next_us = now_us + _LOOK_EVERY_US
-        clocks = {**offsets_us, self.own: 0}
+        clocks = {**self.probed_us, **offsets_us, self.own: 0}
         if len(clocks) < _CLOCKS:
             return []
         middle = round(median(clocks.values()))

@@ -24,7 +24,6 @@ import secrets
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -188,7 +187,7 @@ class _Member:
             self.show(
                 {
                     "event": "counters",
-                    "pools": {tag: asdict(counters) for tag, counters in pools},
+                    "pools": {tag: counters.as_value() for tag, counters in pools},
                     "mesh": dict(self.mesh.counters),
                     "transport": dict(self.driver.transport.counters),
                     "driver": dict(self.driver.counters),

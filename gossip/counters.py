@@ -6,7 +6,8 @@ Idea: plain integers that only rise, but for the gauges named so; refusals by re
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 __all__ = ["Counters"]
 
@@ -67,3 +68,12 @@ class Counters:
     queue_dropped: int = 0
     queue_length: int = 0
     """How many broadcasts are waiting now."""
+
+    def as_value(self) -> dict[str, Any]:
+        """Return all of them as plain values, by name."""
+        found = {each.name: getattr(self, each.name) for each in fields(self)}
+        # asdict would take a Counter for a map to be made of pairs, and count the pairs.
+        return {
+            name: dict(value) if isinstance(value, Counter) else value
+            for name, value in found.items()
+        }

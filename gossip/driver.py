@@ -260,7 +260,8 @@ class Driver:
                 self._report(effect)
 
     def _report(self, effect: Effect) -> None:
-        if isinstance(effect, Warn):
+        if isinstance(effect, Warn) and self._on_effect is None:
+            # Whoever embeds the mesh says it in its own words.
             _log.warning("%s: %s %s", effect.name, effect.message, effect.details)
         if self._events.maxlen:
             if len(self._events) == self._events.maxlen:

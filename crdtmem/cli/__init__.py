@@ -5,8 +5,8 @@ what went wrong and what to do about it; a script needs one JSON object and an
 exit code that means one thing.
 
 Idea: one table of commands, each in a module that is imported only when it is
-called, so that ``--help`` and ``get`` start quickly. Every command but ``demo``,
-``node``, ``restore`` and ``config`` asks the running node over its control socket.
+called, so that ``--help`` and ``get`` start quickly. Every command but ``demo``, ``node``,
+``restore``, ``config`` and ``keyring generate`` asks the running node over its control socket.
 
 Every command takes ``--help`` and ``--json``. Exit codes:
 
@@ -65,8 +65,11 @@ COMMANDS: Final[Mapping[str, CommandEntry]] = MappingProxyType(
         "backup": CommandEntry("crdtmem.cli.copies", "Copy a running node's store."),
         "restore": CommandEntry("crdtmem.cli.copies", "Make a new store from a backup."),
         "rescue": CommandEntry("crdtmem.cli.rescue", "List or re-apply writes beyond a cut."),
+        "members": CommandEntry("crdtmem.cli.members", "Show who is in the cluster, and alive."),
+        "leave": CommandEntry("crdtmem.cli.members", "Hand over, say farewell, and end a node."),
         "evict": CommandEntry("crdtmem.cli.rescue", "Give a member up for good."),
         "rejoin": CommandEntry("crdtmem.cli.rescue", "Join the side that gave this node up."),
+        "keyring": CommandEntry("crdtmem.cli.keyring", "Make a key ring, or rotate its keys."),
         "config": CommandEntry("crdtmem.cli.config", "Check and explain the settings."),
     }
 )

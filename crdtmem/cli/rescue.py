@@ -3,41 +3,55 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from string import hexdigits
+from typing import Any, Final
 
 import click
 
 from crdtmem.cli.base import EXIT_FOUND, ask, json_text, node_options, print_json
+from crdtmem.cli.members import find_member
 from crdtmem.cli.times import local_time
 from crdtmem.client import Client
 
 __all__ = ["evict_command", "rejoin_command", "rescue_command"]
 
-_RESCUE_MS = 86_400_000
+_RESCUE_MS: Final = 86_400_000
+_ID_DIGITS: Final = 16
 
 
 @click.command("evict")
-@click.argument("replica")
+@click.argument("node", metavar="NODE")
 @click.option(
+    "--force",
     "--forced",
+    "forced",
     is_flag=True,
     help="Count it in no majority. If it goes on elsewhere, two clusters result.",
 )
+@click.option("--yes", is_flag=True, help="Do not ask. Needed where there is no terminal.")
 @node_options
-def evict_command(replica: str, forced: bool, as_json: bool, **where: Any) -> None:
-    """Propose to give up the member REPLICA (16 hexadecimal digits) for good.
+def evict_command(node: str, forced: bool, yes: bool, as_json: bool, **where: Any) -> None:
+    """Propose to give up the member NODE for good.
 
-    A majority of the members decides, and a majority of those of whom everybody knows,
-    the evicted included: whoever was admitted while it was away does not count. If it
-    lives, it goes on under a new id, and what nobody else had joined of it is set aside in
-    its own store: see `crdtmem rescue`.
+    NODE is its name (REGION/NAME, as `crdtmem members` shows it) or its replica id, 16
+    hexadecimal digits. A majority of the members decides, and a majority of those of whom
+    everybody knows, the evicted included: whoever was admitted while it was away does not
+    count. If it lives, it goes on under a new id, and what nobody else had joined of it is
+    set aside in its own store: see `crdtmem rescue`. With --json nothing is asked.
     """
-    try:
-        number = int(replica, 16)
-    except ValueError:
-        number = 0
-    if not 0 < number < 1 << 64:
-        raise click.BadParameter(f"{replica!r} is no replica id", param_hint="REPLICA")
+
+    async def look(client: Client) -> dict[str, Any]:
+        rows: list[dict[str, Any]] = await client.call("members", ())
+        if _is_replica(node) and all(row["replica"] != node.lower() for row in rows):
+            # Whom nobody knows is refused by the node, which says why.
+            return {"replica": node.lower(), "node": ""}
+        return find_member(rows, node)
+
+    row = ask(look, **where)
+    number = int(row["replica"], 16)
+    if not (yes or as_json):
+        _explain(row, forced=forced)
+        click.confirm("Give it up?", abort=True, err=True)
 
     async def propose(client: Client) -> None:
         await client.call("evict", (number, forced))
@@ -46,7 +60,37 @@ def evict_command(replica: str, forced: bool, as_json: bool, **where: Any) -> No
     if as_json:
         print_json({"proposed": f"{number:016x}", "forced": forced})
     else:
-        click.echo(f"proposed; `crdtmem status` shows when {number:016x} is no member any more")
+        click.echo(f"proposed; `crdtmem members` shows when {number:016x} is no member any more")
+
+
+def _is_replica(text: str) -> bool:
+    """Whether it is a replica id: also of one that nobody here knows, which the node refuses."""
+    return (
+        len(text) == _ID_DIGITS and all(digit in hexdigits for digit in text) and int(text, 16) > 0
+    )
+
+
+def _explain(row: dict[str, Any], *, forced: bool) -> None:
+    who = row["node"] or row["replica"]
+    state, lag = row.get("state", "unknown"), row.get("lag")
+    click.echo(f"{who} ({row['replica']}) is {state} as this node sees it.", err=True)
+    if state in ("alive", "suspect"):
+        click.echo(
+            "It can be reached: `crdtmem leave` there hands over what only it may hold.", err=True
+        )
+    if lag:
+        click.echo(f"It has not acknowledged {lag} changes that this node holds.", err=True)
+    click.echo(
+        "Its id is never used again. What it wrote and handed to nobody will not count; it "
+        "stays in its own store, for `crdtmem rescue`.",
+        err=True,
+    )
+    if forced:
+        click.echo(
+            "FORCED: no majority is asked. If it goes on anywhere with others, there will be "
+            "two clusters, and one of them must `crdtmem rejoin` the other.",
+            err=True,
+        )
 
 
 @click.command("rejoin")

@@ -98,7 +98,7 @@ def test_an_evicted_node_comes_back_and_what_it_wrote_alone_is_rescued(
         for node in (eu, us):
             operator.gave_up(node, victim)
         # Proposing again what is done changes nothing.
-        assert "proposed" in operator.shown(us, "evict", victim)
+        assert "proposed" in operator.shown(us, "evict", victim, "--yes")
 
         ap.start()
         wait_until(lambda: operator.replica(ap) != victim, "new id")
