@@ -3,12 +3,11 @@
 Problem: the simulator must run what production runs, not something like it, and yet
 be able to stop it anywhere, even between two effects.
 
-Idea: ``VirtualExecutor`` is the production ``Executor`` with the world's five verbs
-played by the kernel: its order of effects, its handling of failed commits, its
-checkpoints, retirement and repair are not written again here. A ``Machine`` is what
-a computer and its operating system add: a disk, a clock, a network card, starting,
-stopping, dying, standing still. It dials the peers that it was configured with, as the
-node's peer streams do.
+Idea: what decides is the production engine, carried out by the production executor (see
+``executor``) beside the production mesh (see ``mesh``). A ``Machine`` is what a computer
+and its operating system add: a disk, a clock, a network card, starting, stopping, dying,
+standing still. It dials the peers that it was configured with, or those that the mesh names,
+as the node's peer streams do.
 
 Invariants: nothing of a life goes on in the next one; a machine that is down neither
 hears nor says anything; everything that enters the executor enters through ``enter``,
@@ -17,27 +16,28 @@ where a crash that was asked for "after so many effects" takes place.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from crdtmem.checkpointing import Checkpointer
-from crdtmem.effects import Alarm, Disconnect, Effect, Send
+from crdtmem.effects import Disconnect, Send
 from crdtmem.engine import Engine, NodeInfo
 from crdtmem.errors import CrdtmemError, Overloaded, StoreError
-from crdtmem.executor import Done, Executor, write_flight
+from crdtmem.executor import write_flight
 from crdtmem.recovery import open_engine
 from crdtmem.replica import Replica
 from crdtmem.services import Services
-from crdtmem.store import Store
 from crdtmem.store.memory import MemoryStore
 from crdtmem.sync_greeting import DUPLICATE
 from crdtmem.transaction import Transaction
+from gossip.stream_seal import StreamSeal
 from simulations.clocks import Clock
 from simulations.dialects import Interpreter
 from simulations.disk import Device
-from simulations.errors import MachineFailed
-from simulations.kernel import Event
+from simulations.exchanges import Exchange
+from simulations.executor import Crashed, Ticket, VirtualExecutor
+from simulations.mesh import MESHES, VirtualMesh
 from simulations.network import Stream
 
 if TYPE_CHECKING:
@@ -46,90 +46,6 @@ if TYPE_CHECKING:
 __all__ = ["Crashed", "Machine", "Ticket", "VirtualExecutor"]
 
 _REDIAL_US: Final = (250_000, 10_000_000)
-
-
-class Crashed(BaseException):
-    """A crash that was asked for takes place here, in the middle of carrying out effects."""
-
-
-class Ticket:
-    """What a simulated caller waits for: ``answered`` is called once, with either."""
-
-    __slots__ = ("_answered", "_done")
-
-    def __init__(self, answered: Callable[[Any, CrdtmemError | None], None]) -> None:
-        self._answered = answered
-        self._done = False
-
-    def done(self) -> bool:
-        """Tell whether it has been answered."""
-        return self._done
-
-    def set_result(self, result: Any) -> None:
-        """Answer it."""
-        self._done = True
-        self._answered(result, None)
-
-    def set_exception(self, error: CrdtmemError) -> None:
-        """Refuse it."""
-        self._done = True
-        self._answered(None, error)
-
-
-class VirtualExecutor(Executor):
-    """The production executor, in a world of events."""
-
-    def __init__(self, engine: Engine, store: Store, machine: Machine) -> None:
-        super().__init__(engine, store)
-        self.machine = machine
-
-    def wall_us(self) -> int:
-        """Return what the machine's clock shows."""
-        return self.machine.clock.now_us()
-
-    def elapsed_us(self) -> int:
-        """Return true time: a machine's timers count that."""
-        return self.machine.world.kernel.now_us
-
-    def draw_id(self) -> int:
-        """Return a replica id drawn from the world's seed."""
-        return self.machine.draw_id()
-
-    def after(self, delay_us: int, work: Callable[[], None]) -> Event:
-        """Let something be called later, if this life lasts."""
-        machine = self.machine
-        return machine.world.kernel.after(delay_us, machine.fire, self, work)
-
-    def run_in_store(self, work: Callable[[], Any], done: Done) -> None:
-        """Do work with the store once the disk gets to it."""
-        machine = self.machine
-        delay_us = machine.device.delay_us(machine.world.kernel.now_us)
-        machine.storing += 1
-        machine.world.kernel.after(delay_us, machine.fire, self, partial(self._store, work, done))
-
-    def _store(self, work: Callable[[], Any], done: Done) -> None:
-        self.machine.storing -= 1
-        try:
-            result = work()
-        except Exception as error:  # noqa: BLE001 - handed on, as a thread's future does
-            done(None, error)
-        else:
-            done(result, None)
-
-    def log(self, alarm: Alarm, fault: BaseException | None = None) -> None:
-        """Show an alarm to the world; a fault of the machine ends the run."""
-        if fault is not None and not isinstance(fault, CrdtmemError):
-            raise MachineFailed(f"{self.machine.name}: {alarm.message}") from fault
-        self.machine.world.alarmed(self.machine, alarm)
-
-    def carry_out(self, effect: Effect) -> None:
-        """Carry out one effect, unless the machine dies before it."""
-        machine = self.machine
-        if machine.dies_after_effects is not None:
-            if machine.dies_after_effects == 0:
-                raise Crashed
-            machine.dies_after_effects -= 1
-        super().carry_out(effect)
 
 
 class Machine:
@@ -143,6 +59,13 @@ class Machine:
         self.clock = Clock(world.kernel)
         self.device = Device(world.kernel.random(f"disk/{name}"), number, world.config.sync_us)
         self.peers: list[str] = []
+        # In a world with a mesh: who is asked for the others at a start; the mesh of this life;
+        # the key ring's file; whether power is gone; a name that it bears instead of its own.
+        self.seeds: list[str] = []
+        self.mesh: VirtualMesh | None = None
+        self.ring = b""
+        self.dark = False
+        self.calls_itself = ""
         self.executor: VirtualExecutor | None = None
         self.store: MemoryStore | None = None
         self.services: Services | None = None
@@ -185,6 +108,24 @@ class Machine:
         """The replica that runs here now. Only while it is up."""
         return self.engine.replica
 
+    @property
+    def life(self) -> object:
+        """What is another object in every life."""
+        return self.executor
+
+    @property
+    def known(self) -> list[str]:
+        """Whom it was told of: its peers, or the seeds of its mesh."""
+        return self.seeds if self.world.mesh_kind else self.peers
+
+    def meet(self, names: Iterable[str]) -> None:
+        """Tell it of others, before its next start."""
+        known = [name for name in names if name != self.name]
+        if self.world.mesh_kind:
+            self.seeds = known
+        else:
+            self.peers = known
+
     def draw_id(self) -> int:
         """Return a replica id that nobody has."""
         return self.random.getrandbits(63) | 1
@@ -209,7 +150,12 @@ class Machine:
             engine = open_engine(
                 store,
                 region=self.region,
-                node=NodeInfo(name=self.name, cluster="simulated", peers=len(self.peers)),
+                node=NodeInfo(
+                    name=self.name,
+                    cluster="simulated",
+                    peers=len(self.peers),
+                    joins=bool(self.seeds),
+                ),
                 limits=config.limits,
                 sync=config.sync,
                 draw_id=self.draw_id,
@@ -231,12 +177,16 @@ class Machine:
         self.services.after_restart.append(self._went_on)
         self.executor = executor
         self.storing = 0
+        self.dark = False
         self.world.note("start", self.name, number=self.lives)
         founds = self.founds
         self._watch()
         self.enter(lambda: executor.attempt(lambda: engine.start(executor.now_us(), found=founds)))
         for peer in self.peers:
-            self._dial(peer)
+            self.dial(peer)
+        if self.world.mesh_kind and self.executor is executor:
+            self.mesh = VirtualMesh(self, executor, MESHES[self.world.mesh_kind])
+            self.enter(self.mesh.start)
 
     def crash(self, *, silent: bool = False) -> None:
         """Die at once: what was not synced is gone. ``silent``: peers are not told.
@@ -289,6 +239,8 @@ class Machine:
         executor.closed = True
         error = Overloaded("this node stops", hint="ask another")
         self.enter(lambda: executor.attempt(lambda: executor.engine.refuse_everyone(error)))
+        if self.mesh is not None and self.executor is executor:
+            self.enter(self.mesh.leave)
         if self.executor is executor:
             self._end(silent=False)
             store.close()
@@ -296,6 +248,8 @@ class Machine:
     def _end(self, *, silent: bool) -> None:
         self.executor = None
         self.services = None
+        self.mesh = None
+        self.dark = silent
         self.dies_after_effects = None
         self.paused = False
         self._streams.clear()
@@ -349,13 +303,21 @@ class Machine:
                 self._seen = vector
                 self.world.published(self)
 
+    def before_effect(self) -> None:
+        """Die here, if that was asked for: before an effect of the mesh."""
+        if self.dies_after_effects is not None:
+            if self.dies_after_effects == 0:
+                raise Crashed
+            self.dies_after_effects -= 1
+
     def _watch(self) -> None:
         self._seen = None
         self.world.started(self)
 
     # ------------------------------------------------------------------ streams
 
-    def _dial(self, peer: str) -> None:
+    def dial(self, peer: str) -> None:
+        """Have a stream with a machine, unless there is one, or one is under way."""
         if self.executor is None or peer in self._dialling or self._has_stream(peer):
             return
         self._dialling.add(peer)
@@ -363,6 +325,13 @@ class Machine:
         self.world.network.connect(
             self.name, peer, lambda: self.fire(executor, partial(self._refused, peer))
         )
+
+    def _redial(self, peer: str) -> None:
+        if self._seeks(peer):
+            self.dial(peer)
+
+    def _seeks(self, peer: str) -> bool:
+        return peer in self.peers or (self.mesh is not None and self.mesh.seeks(peer))
 
     def _has_stream(self, peer: str) -> bool:
         return any(stream.peer_name == peer for stream in self._streams.values())
@@ -377,7 +346,7 @@ class Machine:
         self._pauses_us[peer] = min(2 * pause_us, longest_us)
         executor = self.executor
         assert executor is not None
-        executor.after(int(pause_us * self.random.uniform(0.5, 1.0)), partial(self._dial, peer))
+        executor.after(int(pause_us * self.random.uniform(0.5, 1.0)), partial(self._redial, peer))
 
     def opened(self, stream: Stream, *, initiator: bool) -> None:
         """A stream is open: tell the engine."""
@@ -411,7 +380,10 @@ class Machine:
             data = interpreter.incoming(data)
         if executor is not None and data:
             engine = executor.engine
+            met = len(engine.sync.by_replica)
             executor.attempt(lambda: engine.receive(number, data, executor.now_us()))
+            if self.mesh is not None and len(engine.sync.by_replica) != met:
+                self._streams_changed()
 
     def lost(self, stream: Stream) -> None:
         """A stream ended: tell the engine, and seek another."""
@@ -428,11 +400,37 @@ class Machine:
             return
         executor.attempt(lambda: executor.engine.disconnected(stream.number, executor.now_us()))
         peer = stream.peer_name
-        if self.executor is executor and peer in self.peers and not self._has_stream(peer):
-            self._dial_later(peer)
+        if self.executor is executor:
+            self._streams_changed()
+            if self._seeks(peer) and not self._has_stream(peer):
+                self._dial_later(peer)
+
+    def _streams_changed(self) -> None:
+        if self.mesh is not None:
+            self.mesh.streams_changed()
+
+    def hang_up(self, replicas: Iterable[int]) -> None:
+        """End the streams with these replicas."""
+        for replica in replicas:
+            session = self.engine.sync.by_replica.get(replica)
+            stream = None if session is None else self._streams.get(session.peer)
+            if stream is not None:
+                self._close(stream)
 
     def datagram(self, source: str, data: bytes) -> None:
-        """A datagram came; nobody here speaks any."""
+        """A datagram came, for the mesh if there is one."""
+        if self.mesh is not None:
+            self.mesh.datagram(source, data)
+
+    def asked(self, exchange: Exchange, frame: bytes) -> None:
+        """A question of another machine's mesh came."""
+        assert self.mesh is not None, "only machines with a mesh ask each other"
+        self.mesh.asked(exchange, frame)
+
+    def stream_seal(self) -> StreamSeal:
+        """Return a fresh seal for a stream that somebody opened for the mesh."""
+        assert self.mesh is not None, "only machines with a mesh ask each other"
+        return self.mesh.stream_seal(initiator=False)
 
     def _send(self, effect: Send) -> None:
         stream = self._streams.get(effect.peer)
@@ -465,6 +463,8 @@ class Machine:
         """The node goes on under a new replica id, in the same process."""
         self.world.sometimes("a node went on under a new id")
         self._watch()
+        if self.mesh is not None:
+            self.mesh.begin_again()
 
     # ------------------------------------------------------------------ callers
 

@@ -24,6 +24,7 @@ from crdtmem.errors import CrdtmemError
 from crdtmem.limits import Limits
 from crdtmem.sync_host import SyncConfig
 from simulations.errors import BadPlan
+from simulations.mesh import MESHES
 from simulations.regions import REGIONS
 from simulations.steps import Step
 from simulations.world import SMALL_LIMITS, World, WorldConfig
@@ -67,13 +68,16 @@ class Plan:
     ``config`` overrides what all machines have in common, by the names of the fields of
     ``WorldConfig``, ``limits.…`` and ``sync.…``. In the safety phase, ``safety_us`` long,
     clients work and faults strike; then everything heals, and the cluster must converge
-    within ``liveness_us``. ``checkers`` are names, none means all of them.
+    within ``liveness_us``. ``checkers`` are names, none means all of them. ``mesh`` is a key
+    of ``mesh.MESHES`` where machines find each other by gossip, from seeds that follow the
+    topology; it is empty where they are told their peers.
     """
 
     seed: int
     machines: tuple[Place, ...]
     topology: str = "mesh"
     config: Mapping[str, int] = field(default_factory=dict)
+    mesh: str = ""
     workloads: tuple[str, ...] = ()
     steps: tuple[Step, ...] = ()
     injections: tuple[Injection, ...] = ()
@@ -89,6 +93,7 @@ class Plan:
             "machines": [[place.name, place.region] for place in self.machines],
             "topology": self.topology,
             "config": dict(self.config),
+            "mesh": self.mesh,
             "workloads": list(self.workloads),
             "safety_us": self.safety_us,
             "liveness_us": self.liveness_us,
@@ -131,6 +136,8 @@ class Plan:
                 raise BadPlan(f"there is no {what} called {', '.join(unknown)}")
         if not self.machines or self.topology not in TOPOLOGIES:
             raise BadPlan("a plan needs machines, and a topology: " + ", ".join(TOPOLOGIES))
+        if self.mesh and self.mesh not in MESHES:
+            raise BadPlan("a mesh is one of: " + ", ".join(MESHES))
         if len({place.name for place in self.machines}) < len(self.machines):
             raise BadPlan("two machines have one name")
         for place in self.machines:
@@ -170,9 +177,12 @@ def world_config(overrides: Mapping[str, int]) -> WorldConfig:
 
 def build_world(plan: Plan, *, keep: bool = False) -> World:
     """Return the world of a plan: its machines, not started, each with its peers."""
-    world = World(plan.seed, world_config(plan.config), keep=keep)
+    world = World(plan.seed, world_config(plan.config), keep=keep, mesh_kind=plan.mesh)
     for place in plan.machines:
         world.add(place.name, place.region)
+    if plan.mesh:
+        world.seed_mesh(chain=plan.topology == "ring")
+        return world
     names = [place.name for place in plan.machines]
     if plan.topology == "mesh":
         world.mesh()

@@ -32,12 +32,23 @@ from simulations.errors import (
 )
 from simulations.faults import FAULTS, heal_all
 from simulations.history import History
+from simulations.mesh import gathered
 from simulations.operators import evictions_pending, finish_evictions, found_anew
 from simulations.plan import Injection, Plan, build_world
 from simulations.workloads import WORKLOADS
 from simulations.world import SECOND, World
 
-__all__ = ["FOUNDING_S", "MOST_EVENTS", "Outcome", "Run", "run"]
+__all__ = [
+    "FOUNDING_S",
+    "GATHERING_S",
+    "MOST_EVENTS",
+    "Outcome",
+    "Run",
+    "await_gathering",
+    "await_members",
+    "found_by_mesh",
+    "run",
+]
 
 FOUNDING_S: Final = 120.0
 """The longest that a healthy cluster may take until everybody may write."""
@@ -46,6 +57,14 @@ MOST_EVENTS: Final = 1_000_000
 """The most that may happen in one run: a hundred times what plans of swarms come to.
 
 A node that asks itself for something for ever, without time passing, ends here.
+"""
+
+GATHERING_S: Final = 300.0
+"""Within this time after healing the mesh must show everybody again, and nobody else.
+
+What takes longest is a member of another region that died unseen with the gateway that had
+listed it: two minutes, and up to one more until that is looked at. Rejoining takes some rounds
+of 5 s (``local``) or 30 s, jittered by half; a suspicion in the wide area up to three minutes.
 """
 
 _DETAILS: Final = 6_000
@@ -137,7 +156,9 @@ class Run:
     def found(self) -> None:
         """Start everything, and let it become one cluster."""
         world = self.world
-        if self.plan.topology == "mesh":
+        if self.plan.mesh:
+            found_by_mesh(world)
+        elif self.plan.topology == "mesh":
             world.start()
             self._await_members()
         else:
@@ -148,11 +169,7 @@ class Run:
         self.base_us = world.kernel.now_us
 
     def _await_members(self) -> None:
-        self.world.run_until(
-            lambda: all(machine.replica.writable for machine in self.world.up()),
-            "cluster in which everybody may write",
-            within_s=FOUNDING_S,
-        )
+        await_members(self.world)
 
     def schedule(self) -> None:
         """Put all steps and faults on the heap, relative to now."""
@@ -179,12 +196,14 @@ class Run:
         began_us = world.kernel.now_us
         within_s = self.plan.liveness_us / SECOND
         world.after(_PATIENCE_S, self._tend)
+        await_gathering(world)
         world.run_until(self._is_quiet, "convergence", within_s=within_s, step_s=0.5)
         self.converged_us = world.kernel.now_us - began_us
         finish_evictions(world)
         world.run(_SETTLE_S)
         world.run_until(self._is_quiet, "lasting convergence", within_s=_SETTLE_S * 4)
         world.run_until(self._is_whole, "repair of what was lost", within_s=_REPAIR_S)
+        await_gathering(world)
         world.finished()
 
     def _tend(self) -> None:
@@ -246,6 +265,42 @@ class Run:
         outcome.alarms = dict(sorted(world.alarms.items()))
         for call in self.history.calls:
             outcome.calls[call.outcome] = outcome.calls.get(call.outcome, 0) + 1
+
+
+def await_members(world: World) -> None:
+    """Let time pass until everybody who is up may write."""
+    world.run_until(
+        lambda: all(machine.replica.writable for machine in world.up()),
+        "cluster in which everybody may write",
+        within_s=FOUNDING_S,
+    )
+
+
+def found_by_mesh(world: World) -> None:
+    """Start the first machine, which founds, and then all that seek it.
+
+    From then on the first has seeds too, as its operator would give it: a machine without any
+    that loses its disk founds another cluster.
+    """
+    first, *others = world.machines.values()
+    first.start()
+    await_members(world)
+    for machine in others:
+        machine.start()
+    await_members(world)
+    first.meet(machine.name for machine in others[:2])
+
+
+def await_gathering(world: World) -> None:
+    """Let time pass until the mesh of everybody shows everybody, and nobody else."""
+    if world.mesh_kind:
+        world.run_until(
+            lambda: gathered(world),
+            "mesh in which everybody shows just who is there",
+            within_s=GATHERING_S,
+            step_s=0.5,
+            checker="gathering",
+        )
 
 
 def _blame(outcome: Outcome, fault: Exception) -> None:

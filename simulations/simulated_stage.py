@@ -142,7 +142,7 @@ class SimulatedStage(Stage):
         """See ``Stage``."""
         others = self.machines
         machine = self.world.add(name, region)
-        machine.peers = others
+        machine.meet(others)
         machine.start()
 
     @property
@@ -370,7 +370,7 @@ class SimulatedStage(Stage):
         """See ``Stage``."""
         original = self._machine(machine)
         copy = self.world.add(name, original.region)
-        copy.peers = [other for other in self.machines if other != name]
+        copy.meet(self.machines)
         content = original.device.disk.copy()
         copy.device.disk.restore(content, with_mark=hidden)
         if hidden:

@@ -22,6 +22,7 @@ from typing import Any, Final
 from crdtmem.effects import Alarm
 from crdtmem.limits import Limits
 from crdtmem.sync_host import SyncConfig
+from gossip.effects import Deliver, MemberChanged
 from simulations.errors import LivenessViolation
 from simulations.kernel import Kernel
 from simulations.network import Network
@@ -80,6 +81,21 @@ class Watcher:
         still be there. ``what`` is ``rot``, ``lost tail``, ``restored`` or ``lost disk``.
         """
 
+    def meshed(self, machine: Machine) -> None:
+        """A node is about to take part in the mesh, under its id and generation of now."""
+
+    def left(self, machine: Machine) -> None:
+        """A node is about to say farewell to the mesh."""
+
+    def member_changed(self, machine: Machine, change: MemberChanged) -> None:
+        """A node's mesh holds something else of a member."""
+
+    def broadcast(self, machine: Machine, payload: bytes) -> None:
+        """A node is about to broadcast something in its region."""
+
+    def delivered(self, machine: Machine, delivery: Deliver) -> None:
+        """A node's mesh hands over what a member broadcast."""
+
     def finished(self) -> None:
         """The world has healed and come to rest."""
 
@@ -87,8 +103,18 @@ class Watcher:
 class World:
     """One simulated world. See the module."""
 
-    def __init__(self, seed: int, config: WorldConfig | None = None, *, keep: bool = False) -> None:
+    def __init__(
+        self,
+        seed: int,
+        config: WorldConfig | None = None,
+        *,
+        keep: bool = False,
+        mesh_kind: str = "",
+    ) -> None:
+        """``mesh_kind`` is a key of ``mesh.MESHES``, or empty where peers are configured."""
         self.kernel = Kernel(seed)
+        self.mesh_kind = mesh_kind
+        self.mesh_key = self.kernel.random("mesh/key").randbytes(32)
         self.trace = Trace(keep=keep)
         self.config = config or WorldConfig()
         self.network = Network(self.kernel, self.trace)
@@ -117,6 +143,15 @@ class World:
         for name in listed:
             self.machines[name].peers = [other for other in listed if other != name]
 
+    def seed_mesh(self, names: Iterable[str] | None = None, *, chain: bool = False) -> None:
+        """Give each machine the first one for a seed; with ``chain`` the one before it.
+
+        The first has none, and founds: see ``Run.found``.
+        """
+        listed = list(self.machines if names is None else names)
+        for number, name in enumerate(listed[1:], 1):
+            self.machines[name].seeds = [listed[number - 1 if chain else 0]]
+
     def start(self) -> None:
         """Start every machine."""
         for machine in self.machines.values():
@@ -138,16 +173,22 @@ class World:
         self.kernel.after(int(seconds * SECOND), function, *arguments)
 
     def run_until(
-        self, condition: Callable[[], bool], what: str, *, within_s: float, step_s: float = 0.25
+        self,
+        condition: Callable[[], bool],
+        what: str,
+        *,
+        within_s: float,
+        step_s: float = 0.25,
+        checker: str = "liveness",
     ) -> float:
         """Let time pass until something is so; returns the seconds that it took.
 
-        Raises ``LivenessViolation`` if it is not so in time.
+        Raises ``LivenessViolation``, in the name of ``checker``, if it is not so in time.
         """
         began_s = self.elapsed_s
         while not condition():
             if self.elapsed_s - began_s >= within_s:
-                raise LivenessViolation("liveness", f"after {within_s} s there is still no {what}")
+                raise LivenessViolation(checker, f"after {within_s} s there is still no {what}")
             self.run(step_s)
         return self.elapsed_s - began_s
 
@@ -202,6 +243,37 @@ class World:
         self.trace.note(self.kernel.now_us, "harm", machine.name, what)
         for watcher in self.watchers:
             watcher.harmed(machine, what)
+
+    def meshed(self, machine: Machine) -> None:
+        """Tell the watchers."""
+        for watcher in self.watchers:
+            watcher.meshed(machine)
+
+    def left(self, machine: Machine) -> None:
+        """Tell the watchers, and the trace."""
+        self.trace.note(self.kernel.now_us, "leave", machine.name)
+        for watcher in self.watchers:
+            watcher.left(machine)
+
+    def member_changed(self, machine: Machine, change: MemberChanged) -> None:
+        """Tell the watchers, and the trace."""
+        state = "gone" if change.gone else change.state.name.lower()
+        about = change.record.member & 0xFFFF_FFFF
+        self.trace.note(self.kernel.now_us, "member", machine.name, state, about)
+        for watcher in self.watchers:
+            watcher.member_changed(machine, change)
+
+    def broadcast(self, machine: Machine, payload: bytes) -> None:
+        """Tell the watchers, and the trace."""
+        self.trace.note(self.kernel.now_us, "broadcast", machine.name)
+        for watcher in self.watchers:
+            watcher.broadcast(machine, payload)
+
+    def delivered(self, machine: Machine, delivery: Deliver) -> None:
+        """Tell the watchers, and the trace."""
+        self.trace.note(self.kernel.now_us, "delivered", machine.name)
+        for watcher in self.watchers:
+            watcher.delivered(machine, delivery)
 
     def finished(self) -> None:
         """Tell the watchers that all is done."""

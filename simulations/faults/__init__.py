@@ -44,7 +44,7 @@ def heal_all(world: World) -> None:
             machine.speaks = (1, machine.speaks[1])
         machine.start()
         if not machine.up:
-            if not machine.peers:
+            if not machine.known:
                 raise BadPlan(f"{machine.name} lost its store, and knows nobody to join")
             replace_disk(world, machine)
             machine.start()

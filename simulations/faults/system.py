@@ -147,7 +147,7 @@ class Clone(Fault):
             if name in world.machines or len(world.machines) >= _MOST_MACHINES:
                 continue
             copy = world.add(name, machine.region)
-            copy.peers = [machine.name, *machine.peers]
+            copy.meet([machine.name, *machine.known])
             hidden = bool(arguments.get("hidden"))
             copy.device.disk.restore(machine.device.disk.copy(), with_mark=hidden)
             if hidden:
@@ -184,7 +184,7 @@ class LostDisk(Fault):
                 spare = is_held_elsewhere(world, machine) and self._is_only_one(world, machine)
                 machine.crash()
                 # Without peers it would not come back, but found another cluster.
-                if spare and machine.peers:
+                if spare and machine.known:
                     replace_disk(world, machine)
             restart_later(world, machine, int(arguments["for_us"]))
 
@@ -210,7 +210,7 @@ class Join(Fault):
         known = list(world.machines)
         if len(world.machines) < _MOST_MACHINES:
             machine = world.add(f"joined-{len(world.machines)}", str(arguments["region"]))
-            machine.peers = known
+            machine.meet(known)
             machine.start()
 
 
