@@ -126,6 +126,8 @@ class Mesh:
 
     def receive_datagram(self, data: bytes, source: str, now_us: int, wall_us: int) -> list[Effect]:
         """Take one datagram. Whatever is wrong with it is counted, and changes nothing."""
+        if not self._running:
+            return []
         try:
             packet = self._seal.open(data, self._config)
         except Rejected as error:
@@ -146,6 +148,8 @@ class Mesh:
 
     def receive_stream(self, stream: Any, frame: bytes, now_us: int, wall_us: int) -> list[Effect]:
         """Take a stream's one frame; among the effects is its one ``Answer``, unless refused."""
+        if not self._running:
+            return []
         try:
             asked = decode_frame(frame, self._config)
         except Rejected as error:

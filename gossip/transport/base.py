@@ -25,6 +25,7 @@ from gossip.errors import TransportError
 
 __all__ = [
     "ACCEPTED_STREAMS",
+    "LIFE_S",
     "SILENCE_S",
     "Exchanged",
     "FrameSeal",
@@ -40,6 +41,10 @@ ACCEPTED_STREAMS: Final = 256
 
 SILENCE_S: Final = 10.0
 """After so long without a byte, a stream that somebody else opened is dropped."""
+
+
+LIFE_S: Final = 60.0
+"""How long such a stream may take in all, however busy it is."""
 
 
 class Exchanged(NamedTuple):

@@ -22,6 +22,7 @@ from typing import Any, Final
 from gossip.errors import TransportError
 from gossip.transport.base import (
     ACCEPTED_STREAMS,
+    LIFE_S,
     SILENCE_S,
     Exchanged,
     Receiver,
@@ -51,13 +52,14 @@ class Sockets:
         routes: Mapping[str, str] | None = None,
         accepted: int = ACCEPTED_STREAMS,
         silence_s: float = SILENCE_S,
+        life_s: float = LIFE_S,
         listen_streams: bool = True,
     ) -> None:
         self.counters: Counter[str] = Counter()
         self.routes: dict[str, str] = dict(routes or {})
         self._listen_streams = listen_streams
         self._udp = Udp(self.counters)
-        self._tcp = Tcp(self.counters, seals, accepted=accepted, silence_s=silence_s)
+        self._tcp = Tcp(self.counters, seals, accepted=accepted, silence_s=silence_s, life_s=life_s)
 
     async def start(self, listen: str, receiver: Receiver) -> str:
         """Listen for both; return the address. Raises ``TransportError``."""

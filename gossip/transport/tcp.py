@@ -8,7 +8,7 @@ between them. The opener greets with its seal's hello, and is greeted if that ca
 it sends its frame, and the answer ends the stream.
 
 Invariants: at most ``ACCEPTED_STREAMS`` that others opened are open; one that sends nothing for
-``SILENCE_S``, or is not done in ``_LIFE_S``, is dropped; so is one that sends what its seal
+``SILENCE_S``, or is not done in ``LIFE_S``, is dropped; so is one that sends what its seal
 refuses, or more than one frame. Lengths are checked by the seal before anything is allocated.
 An exchange reports the host's refusal apart from silence.
 """
@@ -23,6 +23,7 @@ from typing import Any, Final, cast
 from gossip.errors import Rejected, TransportError
 from gossip.transport.base import (
     ACCEPTED_STREAMS,
+    LIFE_S,
     SILENCE_S,
     Exchanged,
     FrameSeal,
@@ -34,7 +35,6 @@ from gossip.transport.resolver import Resolver
 
 __all__ = ["Tcp"]
 
-_LIFE_S: Final = 60.0
 _BACKLOG: Final = 128
 _TURNS: Final = 3
 
@@ -181,7 +181,7 @@ class Tcp:
         *,
         accepted: int = ACCEPTED_STREAMS,
         silence_s: float = SILENCE_S,
-        life_s: float = _LIFE_S,
+        life_s: float = LIFE_S,
     ) -> None:
         self.counters = counters
         self.accepted = accepted

@@ -262,6 +262,14 @@ async def ends(connection: socket.socket) -> None:
         return
 
 
+async def drip(connection: socket.socket, data: bytes) -> None:
+    """Send byte after byte, for as long as the other side takes them."""
+    while True:
+        await asyncio.get_running_loop().sock_sendall(connection, data)
+        data = b"x"
+        await asyncio.sleep(0)
+
+
 def test_names_are_resolved(real: Site) -> None:
     async def body(place: Place) -> None:
         ann, bob = await place.listener(), await place.listener()
@@ -299,6 +307,17 @@ def test_the_silent_are_dropped(real: Site) -> None:
             await ends(mute)
             await ends(half)
         assert bob.transport.counters["streams dropped: silent"] == 2
+        assert bob.frames == []
+
+    real.run(body)
+
+
+def test_the_slow_are_dropped_although_they_are_never_silent(real: Site) -> None:
+    async def body(place: Place) -> None:
+        bob = await place.listener(life_s=0.1)
+        with raw(bob.address) as slow, pytest.raises(ConnectionError):
+            await drip(slow, b"frames please...\0\x10\0\0")
+        assert bob.transport.counters["streams dropped: silent"] == 1
         assert bob.frames == []
 
     real.run(body)

@@ -8,6 +8,8 @@ import pytest
 
 from gossip.config import LAN
 from gossip.errors import KeyringError, TooLarge, UnknownMember
+from gossip.frame_wire import encode_frame
+from gossip.frames import Frame, ViewRequest
 from gossip.keyring import Keyring
 from gossip.mesh import WIDE
 from gossip.messages import Packet, Ping, Stamp, State
@@ -94,6 +96,24 @@ def test_a_farewell_is_known_in_every_region() -> None:
     world.call(leaving, leaving.swim.leave(world.now_us, world.wall(leaving)))
     leaving.up = False
     world.until(lambda: world.all_see(202, State.LEFT), 20 * SECOND)
+
+
+def test_who_has_left_is_silent_whatever_arrives() -> None:
+    world = three_regions()
+    leaving = world.hosts[1]
+    world.call(leaving, leaving.swim.leave(world.now_us, world.wall(leaving)))
+    world.until(lambda: world.all_see(1, State.LEFT), 60 * SECOND)
+    leaving.octets = leaving.packets = 0
+    assert leaving.swim.next_deadline_us() is None
+    ping = Ping(7, 0, "10.9.9.9:1", 0)
+    for pool in ("region:r0", "region:r1", WIDE):
+        packet = encode_packet(Packet(pool, Stamp(100, 1, 0), 0, (ping,)))
+        sealed = Seal.plain("test").seal(packet)
+        assert leaving.swim.receive_datagram(sealed, "x:1", world.now_us, 0) == []
+        frame = encode_frame(Frame(pool, Stamp(100, 1, 0), ViewRequest("r0")))
+        assert leaving.swim.receive_stream("s", frame, world.now_us, 0) == []
+    world.run(120 * SECOND)
+    assert (leaving.octets, leaving.packets) == (0, 0)
 
 
 def test_the_warm_gateway_takes_over() -> None:
