@@ -45,15 +45,7 @@ from gossip.frame_wire import decode_frame, encode_frame
 from gossip.frames import Frame, ViewRequest
 from gossip.members import MemberView
 from gossip.memory import Memory
-from gossip.messages import (
-    Channel,
-    Packet,
-    Ping,
-    Profile,
-    Record,
-    Referral,
-    State,
-)
+from gossip.messages import Channel, Packet, Ping, Profile, Record, Referral, State
 from gossip.packing import Packing
 from gossip.referrals import ADDRESSES, Referrals, new_addresses
 from gossip.regions import Regions
