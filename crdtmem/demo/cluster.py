@@ -5,9 +5,11 @@ share nothing but a network, at distances like those between continents, in a wa
 needs no rights on the machine and leaves nothing behind.
 
 Idea: each region is a ``crdtmem node`` in a process of its own, with its store in a
-folder of its own. No node knows another's address: each link is a ``Relay`` with the
-latency of that link, and nodes are told the relay's. Cutting a region off makes its
-relays silent; every process and every socket lives on.
+folder of its own. The first founds the cluster, the others are told to join it, and all
+else they tell each other. Each advertises a name that leads nowhere; what leads there is a
+``Link`` per pair and direction, with the latency between them (``mesh.routes``). Cutting a
+region off makes its links silent; every process and every socket lives on. What goes over
+them is sealed with a key ring that is made for this cluster.
 
 Invariants: whatever ends the demo ends the nodes (see ``child``); every wait has a
 deadline, and ends at once when a node has died; a region is written to and read from
@@ -21,13 +23,15 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from crdtmem.client import Client, connect
+from crdtmem.demo.link import Link
 from crdtmem.errors import CrdtmemError, NotCovered, Unreachable
-from crdtmem.relay import LinkShape, Relay
+from crdtmem.keys import create_ring
+from crdtmem.relay import LinkShape
 from crdtmem.settings import parse_address
 
 __all__ = ["LINKS", "REGIONS", "Cluster", "RegionNode", "until"]
@@ -41,7 +45,7 @@ LINKS: Final[Mapping[tuple[str, str], LinkShape]] = {
     ("ap-south", "eu-west"): LinkShape(latency_ms=80, jitter_ms=8),
     ("ap-south", "us-east"): LinkShape(latency_ms=110, jitter_ms=10),
 }
-"""The links by (who dials, who is dialled), with one-way latencies as across oceans."""
+"""The links between two regions each, with one-way latencies as across oceans."""
 
 _START_S: Final = 30.0
 _STOP_S: Final = 10.0
@@ -62,6 +66,11 @@ async def until(condition: Callable[[], Awaitable[T | None]], what: str, *, time
             )
         await asyncio.sleep(_PAUSE_S)
     return result
+
+
+def _advertised(region: str) -> str:
+    """Return where a region's node says that it can be reached: a name for the routes only."""
+    return f"{region}.demo:7420"
 
 
 def _import_path() -> list[str]:
@@ -91,8 +100,13 @@ class RegionNode:
         assert self.watcher is not None, "the node has not started"
         return self.watcher
 
-    async def start(self, peers: list[str]) -> None:
-        """Start the process, and wait for its readiness line. Raises ``Unreachable``."""
+    async def start(
+        self, peers: Sequence[str] = (), given: Mapping[str, Any] | None = None
+    ) -> None:
+        """Start the process, and wait for its readiness line. Raises ``Unreachable``.
+
+        ``given`` are more settings; without any it speaks plain text.
+        """
         # It is there already where a node is started again.
         self.folder.mkdir(exist_ok=True)
         settings = {
@@ -103,8 +117,8 @@ class RegionNode:
             "control_socket": str(self.folder / "sock"),
             "listen": "127.0.0.1:0",
             "peers": ",".join(peers),
-            "mesh": {"plain_text": True},
             "reconnect": {"minimum_ms": 50, "maximum_ms": 500},
+            **(given or {"mesh": {"plain_text": True}}),
         }
         with (self.folder / "node.log").open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
@@ -152,6 +166,12 @@ class RegionNode:
         answer: dict[str, Any] = await self.client.call("status", ())
         return answer
 
+    async def members(self) -> dict[str, str]:
+        """Return how the node sees each node of the cluster. Raises ``Unreachable``."""
+        self.check()
+        rows: list[dict[str, Any]] = await self.client.call("members", ())
+        return {row["node"] or row["replica"]: row["state"] for row in rows}
+
     async def stop(self) -> None:
         """Stop the process, gently and then not. Idempotent."""
         if self.watcher is not None:
@@ -178,11 +198,17 @@ class Cluster:
 
     def __init__(self, folder: Path, seed: int = 0) -> None:
         self.nodes = {region: RegionNode(region, folder) for region in REGIONS}
-        self.relays = {
-            pair: Relay("127.0.0.1", 0, shape, seed=seed + number)
-            for number, (pair, shape) in enumerate(LINKS.items())
+        both_ways = [
+            (pair, shape)
+            for (one, other), shape in LINKS.items()
+            for pair in ((one, other), (other, one))
+        ]
+        self.links = {
+            pair: Link(shape, seed + number) for number, (pair, shape) in enumerate(both_ways)
         }
+        """By (from where, to where)."""
         self.cut_region: str | None = None
+        self._ring = folder / "keys"
 
     async def __aenter__(self) -> Cluster:
         try:
@@ -217,25 +243,37 @@ class Cluster:
             node.check()
 
     async def _start(self) -> None:
-        for relay in self.relays.values():
-            await relay.start()
-            # Closed until the node behind it has said which port it got.
-            relay.cut()
-        peers: dict[str, list[str]] = {region: [] for region in REGIONS}
-        for (dialler, _), relay in self.relays.items():
-            peers[dialler].append(f"127.0.0.1:{relay.listening_port}")
+        create_ring(self._ring)
+        for link in self.links.values():
+            await link.start()
         async with asyncio.TaskGroup() as group:
-            for region, node in self.nodes.items():
-                group.create_task(node.start(peers[region]))
-        for node in self.nodes.values():
-            node.watcher = await connect(node.url, retry=False)
-        for (_, target), relay in self.relays.items():
-            relay.port = parse_address(self.nodes[target].ready["listen"])[1]
-            # The first region founds the cluster: the others meet it before each other.
-            if target == REGIONS[0]:
-                relay.heal()
+            for region in REGIONS:
+                group.create_task(self._start_one(region))
         await until(self._all_are_members, "membership of all three regions", timeout_s=_START_S)
-        self.heal()
+
+    async def _start_one(self, region: str) -> None:
+        """Start a region's node; from its readiness on, all links lead to it."""
+        node = self.nodes[region]
+        routes = [
+            f"{_advertised(there)}={link.address}"
+            for (here, there), link in self.links.items()
+            if here == region
+        ]
+        await node.start(
+            (),
+            {
+                "advertise": _advertised(region),
+                # Whoever names nobody founds: one only, so that there is one cluster.
+                "join": "" if region == REGIONS[0] else _advertised(REGIONS[0]),
+                # Across oceans an answer takes longer than the pace for one machine allows.
+                "mesh": {"keyring": str(self._ring), "profile": "lan", "routes": ",".join(routes)},
+            },
+        )
+        node.watcher = await connect(node.url, retry=False)
+        port = parse_address(node.ready["listen"])[1]
+        for (_, there), link in self.links.items():
+            if there == region:
+                link.lead_to(port)
 
     async def _all_are_members(self) -> bool:
         statuses = [await node.status() for node in self.nodes.values()]
@@ -246,15 +284,20 @@ class Cluster:
     def cut(self, region: str) -> None:
         """Cut a region off: its links go silent, in both directions."""
         self.cut_region = region
-        for pair, relay in self.relays.items():
+        for pair, link in self.links.items():
             if region in pair:
-                relay.cut()
+                link.cut()
 
     def heal(self) -> None:
         """Let every link through again."""
         self.cut_region = None
-        for relay in self.relays.values():
-            relay.heal()
+        for link in self.links.values():
+            link.heal()
+
+    async def members(self) -> dict[str, dict[str, str]]:
+        """Return how every node sees all of them, by region."""
+        found = await asyncio.gather(*(node.members() for node in self.nodes.values()))
+        return dict(zip(self.nodes, found, strict=True))
 
     async def statuses(self) -> dict[str, dict[str, Any]]:
         """Return every node's status, by region."""
@@ -264,5 +307,5 @@ class Cluster:
     async def stop(self) -> None:
         """Stop every node and every link. Idempotent."""
         await asyncio.gather(*(node.stop() for node in self.nodes.values()))
-        for relay in self.relays.values():
-            await relay.close()
+        for link in self.links.values():
+            await link.close()

@@ -28,6 +28,8 @@ class DemoReport:
     acknowledged: int = 0
     lost: int = 0
     digests: dict[str, str] = field(default_factory=dict)
+    members: dict[str, dict[str, str]] = field(default_factory=dict)
+    """By region: how its node sees each node of the cluster, itself included."""
     conflict_list: list[dict[str, Any]] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     elapsed_s: float = 0.0
@@ -46,6 +48,7 @@ class DemoReport:
             "lost": self.lost,
             "conflicts": len(self.conflict_list),
             "digests": self.digests,
+            "members": self.members,
             "cut_region": self.cut_region,
             "seed": self.seed,
             "elapsed_s": round(self.elapsed_s, 2),

@@ -39,6 +39,7 @@ _PHASE_S: Final = 1.2
 
 _WATCH_S: Final = 0.25
 _CONVERGE_S: Final = 60.0
+_ALIVE_S: Final = 15.0
 _SHARES: Final = (0.4, 0.4, 0.2)
 """Share of the real events written in each phase."""
 
@@ -159,6 +160,7 @@ class Story:
         report.faults += verdict.faults
         for region, status in statuses.items():
             report.faults += [f"{region}: alarm: {alarm['message']}" for alarm in status["alarms"]]
+        await self._judge_members()
         listed = {
             region: sorted(await client.conflicts(), key=_place_of)
             for region, client in clients.items()
@@ -169,6 +171,19 @@ class Story:
         for region, conflicts in listed.items():
             if [conflict.as_value() for conflict in conflicts] != told:
                 report.faults.append(f"{region} lists other conflicts than {REGIONS[0]}")
+
+    async def _judge_members(self) -> None:
+        """Wait until every node sees all nodes alive; who does not is a fault."""
+
+        async def all_alive() -> bool:
+            self._report.members = await self._cluster.members()
+            seen = self._report.members.values()
+            return all(len(row) == len(REGIONS) and {*row.values()} == {"alive"} for row in seen)
+
+        try:
+            await until(all_alive, "sight of all nodes alive", timeout_s=_ALIVE_S)
+        except NotCovered as error:
+            self._report.faults.append(f"{error.message}: {self._report.members}")
 
     async def _settled(self, conflict: Conflict) -> dict[str, Any]:
         """Return a conflict with what each resolver would make of it."""

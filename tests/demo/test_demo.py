@@ -42,6 +42,8 @@ def report_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     assert report["digests"].keys() == REGIONS
     assert len(set(report["digests"].values())) == 1
     assert report["conflicts"] == len(report["conflict_list"])
+    everybody = {f"{region}/{region}-1": "alive" for region in REGIONS}
+    assert report["members"] == dict.fromkeys(REGIONS, everybody)
     return dict(report)
 
 
@@ -75,7 +77,7 @@ def test_real_events_are_spread_over_the_regions_and_what_is_kept_is_said(
     assert "is cut off" in done.stdout
     kept = [folder for folder in short_folder.iterdir() if folder.is_dir()]
     assert f"stores and logs are in {kept[0]}" in done.stdout
-    assert {folder.name for folder in kept[0].iterdir()} == REGIONS
+    assert {entry.name for entry in kept[0].iterdir()} == REGIONS | {"keys"}
 
 
 @pytest.mark.parametrize(
