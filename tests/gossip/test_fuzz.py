@@ -179,7 +179,7 @@ def test_a_member_can_neither_evict_nor_impersonate_a_live_one(
     hostile = Hostile(Random(seed), pool)
     first = {member: machine.me for member, machine in pool.machines.items()}
     before = len(pool.events)
-    for _ in range(3_000):
+    for _ in range(2_000):
         target = hostile.chance.choice(list(pool.machines))
         _attack(pool, hostile, target)
     pool.advance(120_000_000)
