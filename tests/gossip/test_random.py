@@ -84,6 +84,14 @@ class Story:
                 self.seen[key] = word
                 assert view.record.generation <= self.world.hosts[view.record.member].generation
 
+    def part(self) -> None:
+        """Cut the running in two for so long that nobody is told of its death any more."""
+        self.heal()
+        side = [host.member for host in self._up() if self.chance.random() < 0.5]
+        self.world.split(side, [one for one in self.world.hosts if one not in side])
+        self.world.run(10 * LAN.gossip_to_dead_us)
+        self.check()
+
     def heal(self) -> int:
         """End every fault; return how long it takes until all hold all for alive."""
         world = self.world
@@ -102,6 +110,8 @@ def run(seed: int) -> None:
     story = Story(seed)
     for _ in range(25):
         story.step()
+    if seed % 2:
+        story.part()
     story.heal()
     world = story.world
     deaths = {host.member: world.deaths(host.member) for host in world.running()}
