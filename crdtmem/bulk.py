@@ -26,14 +26,12 @@ from crdtmem.columns import (
     Rows,
     as_column,
     as_distances,
-    distances_of,
     pack_rows,
 )
 from crdtmem.crdt.counter import advance
 from crdtmem.crdt.totals import TOTAL_LIMIT
 from crdtmem.entries import SEQUENCE_BITS, SEQUENCE_MASK, Siblings, Slot, Stamp, as_siblings
 from crdtmem.joining import distances_over, distances_to, is_fresh, join_slot, put_all
-from crdtmem.loops import count_run, put_run
 from crdtmem.policy import Policy
 from crdtmem.table import Overlay, Table
 from crdtmem.transaction import CountRun, PutRun
@@ -63,12 +61,7 @@ def stage_puts(
     over, base = overlay.flat(table), table.slots
     keys = run.keys
     if len(keys) >= COLUMN_FROM and not policy.trust_ordered:
-        if put_run is not None:
-            staged = put_run(over, base, keys, run.values, dot, stamp, undo is None)
-            if staged:
-                _journal(undo, over, keys)
-                return _replaced(overlay, run, dot, *staged)
-        elif is_fresh(over, base, keys):
+        if is_fresh(over, base, keys):
             if put_all(over, count(dot), keys, run.values, stamp):
                 _journal(undo, over, keys)
                 return None
@@ -120,23 +113,6 @@ def _journal(undo: Undo | None, over: dict[Any, Slot], keys: Iterable[str]) -> N
         undo.extend(zip(repeat(over), keys, repeat(None)))
 
 
-def _replaced(
-    overlay: Overlay, run: PutRun, dot: int, packed: bytes | None, removed: list[int] | None
-) -> Distances[int] | None:
-    """Note what a run replaced; returns its distances as a column.
-
-    They come as bytes, with the dots where they are not one for each delta.
-    """
-    if packed is None:
-        return None
-    distances = distances_of(packed, len(run.keys))
-    if removed is None:
-        overlay.replaced.append((run.space, dot, distances))
-    else:
-        overlay.removed_of(run.space).extend(removed)
-    return distances
-
-
 def _as_own(distances: list[int] | None, dot: int) -> Distances[int] | None:
     """Return distances as a column if all lead to dots of the writer's own, else ``None``."""
     if distances is None:
@@ -169,22 +145,15 @@ def stage_counts(
     may leave ``undo`` as it is.
     """
     over, base = overlay.flat(table), table.slots
-    if len(run.keys) >= COLUMN_FROM:
-        if count_run is not None:
-            found = count_run(over, base, run.keys, run.values, dot, stamp, alone)
-            if found:
-                _journal(None if alone else undo, over, run.keys)
-                totals, births, counts, *gone = found
-                packed = pack_rows((births, counts))
-                return Rows(totals), packed, _replaced(overlay, run, dot, *gone)
-        elif (counted := _count_bulk(over, base, run, dot)) is not None:
-            components, distances = counted
-            staged = Rows(zip(*components, strict=True))
-            if put_all(over, count(dot), run.keys, staged, stamp):
-                _journal(None if alone else undo, over, run.keys)
-                if distances is not None:
-                    overlay.replaced.append((run.space, dot, distances))
-                return staged, pack_rows(components), distances
+    bulky = len(run.keys) >= COLUMN_FROM
+    if bulky and (counted := _count_bulk(over, base, run, dot)) is not None:
+        components, distances = counted
+        staged = Rows(zip(*components, strict=True))
+        if put_all(over, count(dot), run.keys, staged, stamp):
+            _journal(None if alone else undo, over, run.keys)
+            if distances is not None:
+                overlay.replaced.append((run.space, dot, distances))
+            return staged, pack_rows(components), distances
     totals, column = _count_singly(overlay, table, run, dot, stamp, undo)
     return *_packed(totals), as_column(column)
 

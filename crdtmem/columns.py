@@ -27,7 +27,6 @@ from operator import sub
 from typing import Any, Final
 
 from crdtmem.codec import pack
-from crdtmem.loops import furthest, join_keys, pair_up, split_keys
 
 __all__ = [
     "COLUMN_FROM",
@@ -39,7 +38,6 @@ __all__ = [
     "distances_of",
     "lead_before",
     "pack_keys",
-    "pack_plain_keys",
     "pack_rows",
     "unpack_keys",
     "unpack_rows",
@@ -85,21 +83,6 @@ def pack_keys(keys: list[str]) -> bytes:
     return pack((prefix, (rests,)))
 
 
-def pack_plain_keys(keys: list[str]) -> tuple[bytes, int] | None:
-    """Do the same for a long column of plain keys; returns also the longest key's length.
-
-    Plain are keys of ASCII text, none of them empty, which is found out here. Returns
-    ``None`` where they are not, or where that takes as long as ``pack_keys``.
-    """
-    if join_keys is None or len(keys) < COLUMN_FROM:
-        return None
-    joined = join_keys(keys, _PREFIX_LETTERS)
-    if joined is None:
-        return None
-    prefix, rests, longest = joined
-    return pack((prefix, (rests,))), longest
-
-
 def _common(keys: list[str]) -> str:
     """Return what all keys begin with, up to a limit."""
     low, high = min(keys), max(keys)
@@ -138,10 +121,6 @@ def unpack_keys(keys: Any) -> Sequence[str]:
         ):
             raise ValueError("a prefix of keys is malformed")
         joined: str = rests[0]
-        if split_keys is not None:
-            plain: list[str] | None = split_keys(prefix, joined)
-            if plain is not None:
-                return plain
         if prefix:
             joined = prefix + joined.replace(_SEPARATOR, _SEPARATOR + prefix)
         return joined.split(_SEPARATOR)
@@ -169,10 +148,6 @@ def unpack_rows(values: dict[str, Any]) -> Rows:
     components = values.get(_COMPONENTS)
     if len(values) != 1 or type(components) is not tuple or set(map(type, components)) != {tuple}:
         raise ValueError("a column of values is malformed")
-    if pair_up is not None and len(components) == 2:
-        pairs = pair_up(*components)
-        if pairs is not None:
-            return Rows(pairs)
     return Rows(zip(*components, strict=True))
 
 
@@ -213,8 +188,6 @@ def distance_bytes(distances: Distances[int]) -> bytes:
 
 def lead_before(distances: Distances[int], sequence: int) -> bool:
     """Tell whether any distance leads before sequence 1, the first delta's being given."""
-    if furthest is not None:
-        return bool(furthest(distances) >= sequence)
     # The later the delta, the further back its first dot.
     return max(distances) >= sequence and max(map(sub, distances, count())) >= sequence
 

@@ -25,7 +25,6 @@ from typing import Any, Final
 from crdtmem.batch import Segment, superseded_dots
 from crdtmem.columns import COLUMN_FROM, Distances
 from crdtmem.entries import EMPTY, Entry, Siblings, Slot, Stamp, as_siblings, as_slot
-from crdtmem.loops import join_run
 
 __all__ = [
     "distances_over",
@@ -88,22 +87,15 @@ def put_all(
 
 def join_bulk(
     over: dict[Any, Slot], base: dict[Any, Slot], names: Sequence[Any], segment: Segment
-) -> bool | list[int]:
+) -> bool:
     """Join a column all at once if it is plain enough; tells whether it was.
 
     It is, if all its names are new, or if each holds the one entry that its delta
-    supersedes. All dots that the column lists are then really removed. Where names of
-    both kinds are joined, the dots that were removed are returned, at least one.
+    supersedes. All dots that the column lists are then really removed.
     """
     first, values, superseded = segment.first, segment.values, segment.superseded
     if values is None or segment.count < COLUMN_FROM:
         return False
-    if join_run is not None:
-        if superseded is not None and type(superseded) is not Distances:
-            return False
-        removed: bool | list[int] | None
-        removed = join_run(over, base, names, values, first, segment.stamp, superseded)
-        return True if removed is None else removed
     if superseded is None:
         fresh = is_fresh(over, base, names)
         return fresh and put_all(over, count(first), names, values, segment.stamp)

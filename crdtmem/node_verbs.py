@@ -39,7 +39,6 @@ from crdtmem.causality import VersionVector
 from crdtmem.control import Handler, Request
 from crdtmem.crdt import NESTED
 from crdtmem.errors import InvalidValue
-from crdtmem.loops import COMPILED
 from crdtmem.mesh_verbs import mesh_status, mesh_verbs
 from crdtmem.operations import require
 from crdtmem.recovery import rederive
@@ -243,7 +242,6 @@ async def node_status(node: Node) -> dict[str, Any]:
         "node": settings.node_name,
         "cluster": settings.cluster,
         "version": __version__,
-        "compiled": COMPILED,
         "uptime_s": round((now_us() - node.started_at_us) / 1e6, 3),
         "context": str(replica.context),
         "vector": {f"{origin:016x}": last for origin, last in sorted(state.vector.items())},

@@ -276,17 +276,11 @@ class Overlay:
                 return False
         elif type(names) is str:
             return False
-        joined = join_bulk(slots, slots, names, segment)
-        if joined:
-            self._note_joined(segment, joined)
-        return bool(joined)
-
-    def _note_joined(self, segment: Segment, joined: bool | list[int]) -> None:
-        """Note what a column that was joined in bulk has removed."""
-        if type(joined) is list:
-            self._removed.setdefault(segment.space, []).extend(joined)
-        elif segment.superseded is not None:
+        if not join_bulk(slots, slots, names, segment):
+            return False
+        if segment.superseded is not None:
             self._replaced.append((segment.space, segment.first, segment.superseded))
+        return True
 
     def _join_staged(self, table: Table, segment: Segment) -> None:
         """Join a segment into the staged slots."""
@@ -310,9 +304,9 @@ class Overlay:
         self, over: dict[Any, Slot], base: dict[Any, Slot], names: Any, segment: Segment
     ) -> list[Any]:
         """Join a column of deltas into staged slots; returns the names with siblings."""
-        joined = type(names) in (list, tuple) and join_bulk(over, base, names, segment)
-        if joined:
-            self._note_joined(segment, joined)
+        if type(names) in (list, tuple) and join_bulk(over, base, names, segment):
+            if segment.superseded is not None:
+                self._replaced.append((segment.space, segment.first, segment.superseded))
             return []
         removed = self._removed.setdefault(segment.space, [])
         return join_column(over, base, names, segment, removed)

@@ -23,12 +23,10 @@ from typing import Any, Final
 
 from crdtmem.batch import SpaceName, pack_keys
 from crdtmem.codec import MAX_DEPTH, SCALARS, check_label, freeze, pack
-from crdtmem.columns import pack_plain_keys
 from crdtmem.crdt import DATATYPES, DATATYPES_BY_CODE
 from crdtmem.entries import NO_METADATA, Metadata, ascending
 from crdtmem.errors import InvalidValue, LimitExceeded, UnknownName
 from crdtmem.limits import Limits
-from crdtmem.loops import are_amounts
 
 __all__ = [
     "CountRun",
@@ -139,19 +137,12 @@ class PutRun:
 
     def _seal_keys(self, limits: Limits) -> None:
         keys = self.keys
-        plain = pack_plain_keys(keys)
-        if plain is not None:
-            self.packed_keys, longest = plain
-            over = longest > limits.key_bytes
-        else:
-            if set(map(type, keys)) != _STR_ONLY or "" in keys:
-                for key in keys:
-                    check_label(key, "key", limits.key_bytes)
-            self.packed_keys = pack_keys(keys)
-            # No key takes more bytes than all of them.
-            size, limit = len(self.packed_keys), limits.key_bytes
-            over = size > limit < 4 * len(max(keys, key=len))
-        if over:
+        if set(map(type, keys)) != _STR_ONLY or "" in keys:
+            for key in keys:
+                check_label(key, "key", limits.key_bytes)
+        self.packed_keys = pack_keys(keys)
+        # No key takes more bytes than all of them.
+        if len(self.packed_keys) > limits.key_bytes < 4 * len(max(keys, key=len)):
             for key in keys:
                 check_label(key, "key", limits.key_bytes)
 
@@ -165,8 +156,6 @@ class CountRun(PutRun):
         """Check the keys and amounts; returns about how many bytes they will take."""
         self._seal_keys(limits)
         size = len(self.packed_keys) + (_TOTAL_BYTES + _SUPERSEDED_BYTES) * len(self.keys)
-        if are_amounts is not None and type(self.values) is list and are_amounts(self.values):
-            return size
         if set(map(type, self.values)) != _INT_ONLY or min(self.values) < 0:
             raise InvalidValue(
                 "an amount to count must be a whole number of at least 0",

@@ -16,8 +16,10 @@ import importlib.util
 import os
 import shutil
 import socket
+import subprocess
 import sysconfig
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,11 +63,24 @@ def _command(name: str) -> Callable[[], bool]:
     return lambda: (scripts / name).exists() or shutil.which(name) is not None
 
 
-def _compiler() -> bool:
-    """Whether extensions of this Python can be compiled."""
-    command = (sysconfig.get_config_var("LDSHARED") or "").split()
-    headers = Path(sysconfig.get_path("include")) / "Python.h"
-    return bool(command) and shutil.which(command[0]) is not None and headers.exists()
+@cache
+def _namespaces() -> bool:
+    """Whether network namespaces can be made here, joined, and given a bridge."""
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        return False
+    name = f"crdtmem-probe-{os.getpid()}"
+
+    def works(*words: str) -> bool:
+        return subprocess.run(["ip", *words], capture_output=True, check=False).returncode == 0
+
+    try:
+        return (
+            works("netns", "add", name)
+            and works("-n", name, "link", "add", "bridge0", "type", "bridge")
+            and works("-n", name, "link", "add", "port0", "type", "veth", "peer", "name", "port1")
+        )
+    finally:
+        works("netns", "del", name)
 
 
 CAPABILITIES: dict[str, Capability] = {
@@ -75,9 +90,10 @@ CAPABILITIES: dict[str, Capability] = {
     "uvloop": Capability(_module("uvloop"), True, "pip install ."),
     "crdtmem": Capability(_command("crdtmem"), True, "pip install ."),
     "readme": Capability((ROOT / "README.md").is_file, True, "write README.md"),
-    "compiler": Capability(_compiler, False, "install gcc, or clang, and Python's headers"),
     "git": Capability(_command("git"), False, "install git"),
     "unix_sockets": Capability(lambda: hasattr(socket, "AF_UNIX"), True, "use a POSIX system"),
+    "namespaces": Capability(_namespaces, False, "run as root where `ip netns` may be used"),
+    "nft": Capability(_command("nft"), True, "apt-get install nftables"),
     "root": Capability(lambda: os.geteuid() == 0, False, "run as root, to mount file systems"),
 }
 

@@ -40,7 +40,6 @@ import click
 
 from crdtmem import __version__
 from crdtmem.cli.ending import EXIT_USAGE, fail
-from crdtmem.loops import COMPILED
 
 __all__ = ["COMMANDS", "CommandEntry", "main"]
 
@@ -102,7 +101,6 @@ class _Commands(click.Group):
 @click.version_option(
     __version__,
     prog_name="crdtmem",
-    message=f"%(prog)s, version %(version)s, {'compiled' if COMPILED else 'plain'} loops",
 )
 def _root() -> None:
     """One memory for a fleet of agents, replicated and written in every region."""

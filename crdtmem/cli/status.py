@@ -37,12 +37,10 @@ def _show(status: dict[str, Any]) -> None:
     console = Console()
     table = Table(show_header=False, box=None)
     size = status["store"]["size_bytes"]
-    loops = "compiled" if status["compiled"] else "plain"
     rows = {
         "node": f"{status['region']}/{status['node']} of {status['cluster']}",
         "replica": status["replica"],
-        "version": f"{status['version']}, {loops} loops",
-        "process": f"up {status['uptime_s']:.0f} s, pid {status['pid']}",
+        "version": f"{status['version']}, up {status['uptime_s']:.0f} s, pid {status['pid']}",
         "listen": status["listen"],
         "control": status["control"],
         "store": status["store"]["url"] + ("" if size is None else f" ({size_text(size)})"),

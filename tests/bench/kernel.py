@@ -18,7 +18,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from crdtmem.loops import COMPILED
 from tests.bench.report import Row
 from tests.bench.shapes import SHAPES
 
@@ -201,7 +200,6 @@ def about(plan: Plan) -> dict[str, Any]:
     """Return what the figures were measured on."""
     return {
         "python": platform.python_version(),
-        "loops": "compiled" if COMPILED else "plain",
         "loro": version("loro"),
         "pycrdt": version("pycrdt"),
         "processors": os.cpu_count(),

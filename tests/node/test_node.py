@@ -266,7 +266,7 @@ def test_status_tells_what_an_operator_needs(node: NodeProcess) -> None:
         memory.space("a", "b").put("key", 1)
         status = memory.call("status", ())
     assert status.keys() >= {
-        "alarms", "broken", "clients", "compiled", "conflicts", "context", "digest", "digests",
+        "alarms", "broken", "clients", "conflicts", "context", "digest", "digests",
         "halted", "keys", "lag", "listen", "members", "node", "peers", "queues", "region",
         "replica", "store", "uptime_s", "vector", "version",
     }  # fmt: skip
