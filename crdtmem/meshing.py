@@ -29,11 +29,10 @@ from crdtmem.effects import Alarm
 from crdtmem.errors import ConfigError
 from crdtmem.keys import ring_path, save_ring
 from crdtmem.links import MESH_MEMORY, Links
-from crdtmem.settings import Settings, is_loopback, parse_address
+from crdtmem.settings import Settings, parse_address
 from crdtmem.sync_host import PROTOCOL_VERSIONS
 from crdtmem.sync_repair import vector_hash
 from crdtmem.wall import now_us
-from gossip.config import PROFILES, Config
 from gossip.driver import Driver, steady_us
 from gossip.effects import Annotated, Effect, KeyringChanged, MemberChanged, Remember, Warn
 from gossip.errors import TransportError
@@ -53,6 +52,8 @@ __all__ = ["Meshing"]
 
 _LOOK_S: Final = 0.2
 _NOTES_US: Final = 1_000_000
+_STRANGERS_US: Final = 60_000_000
+_LONELY_US: Final = 5_000_000
 _ANNOTATION_BYTES: Final = 8
 _TRIES: Final = 16
 _log = logging.getLogger("crdtmem.mesh")
@@ -79,6 +80,10 @@ class Meshing:
         self._told: Any = None
         self._told_defect = False
         self._notes_us = 0
+        self._refused = 0
+        self._strangers_us = 0
+        self._started_us = 0
+        self._lonely = False
         peers.adopter = self._adopt
         peers.on_change = self._streams_changed
 
@@ -112,7 +117,7 @@ class Meshing:
         engine, settings, driver = self._runtime.engine, self._settings, self.driver
         assert driver is not None, "open comes first"
         store = self._runtime.store
-        local, wide = self._configs()
+        local, wide = settings.mesh.pools(settings.listen)
         self._links = Links(engine.replica_id)
         self.mesh = Mesh(
             Record(engine.replica_id, store.boot.boot, 0, self._profile()),
@@ -122,6 +127,8 @@ class Meshing:
             Seal(settings.cluster, self.ring, secrets.token_bytes(SESSION_BYTES)),
             store.metadata().get(MESH_MEMORY, b""),
         )
+        self._refused = 0
+        self._started_us, self._lonely = steady_us(), bool(settings.join)
         driver.start(self.mesh, settings.join)
         self._look()
 
@@ -154,14 +161,6 @@ class Meshing:
         self.start()
 
     # ------------------------------------------------------------------ what it is made of
-
-    def _configs(self) -> tuple[Config, Config]:
-        """Return how the pools of the region and of the wide area behave."""
-        chosen = self._settings.mesh.profile
-        host, _ = parse_address(self._settings.listen, lowest_port=0)
-        if chosen == "auto":
-            chosen = "local" if is_loopback(host) else "lan"
-        return PROFILES[chosen], PROFILES["local" if chosen == "local" else "wan"]
 
     def _profile(self) -> Profile:
         settings = self._settings
@@ -305,6 +304,35 @@ class Meshing:
             member = view.record.member
             if view.state >= State.DEAD and member in engine.epoch.settled:
                 self._forget(member)
+
+        if any(view.state <= State.SUSPECT for view in views):
+            self._lonely = False
+        self._look_for_strangers(mesh)
+
+    def _look_for_strangers(self, mesh: Mesh) -> None:
+        """Say, at most once a minute, that somebody without a key of ours knocks; and once,
+        that nobody answers whom we are to join: each side sees only its own half."""
+        at_us, sockets = steady_us(), self._sockets
+        assert sockets is not None
+        refused = sockets.counters["streams dropped: AuthenticationFailed"]
+        refused += mesh.counters["datagrams refused: AuthenticationFailed"]
+        if refused > self._refused and at_us >= self._strangers_us:
+            self._strangers_us = at_us + _STRANGERS_US
+            self._alarm(
+                "mesh: strangers",
+                f"{refused - self._refused} datagrams and streams were refused: of another "
+                "cluster, or sealed with a key that this node does not hold; the last stream "
+                f"was from {sockets.refusal or 'nobody'}",
+            )
+            self._refused = refused
+        if self._lonely and at_us >= self._started_us + _LONELY_US:
+            self._lonely = False
+            self._alarm(
+                "mesh: alone",
+                f"nobody answers at {', '.join(self._settings.join)}: not running, not reachable, "
+                "or of another cluster name or key ring, which its log and `crdtmem status` "
+                "would tell; this node goes on trying",
+            )
 
     def _forget(self, member: int) -> None:
         self.command(lambda mesh, now, wall: mesh.forget(member, now, wall))

@@ -92,6 +92,11 @@ class Sockets:
         """
         self._tcp.adopt(transport, received)
 
+    @property
+    def refusal(self) -> str:
+        """From which host, and why, a stream was dropped last; empty before the first."""
+        return self._tcp.refusal
+
     def send(self, address: str, data: bytes) -> None:
         """Send one datagram."""
         self._udp.send(self.routes.get(address, address), data)

@@ -69,8 +69,13 @@ class _Stream(asyncio.Protocol):
             return self.seal.receive(data)
         except Rejected as error:
             self.owner.counters[f"streams dropped: {type(error).__name__}"] += 1
+            self.owner.refusal = f"{self._whose()}: {error.args[0]}"
             self.drop()
             return []
+
+    def _whose(self) -> str:
+        name = None if self.transport is None else self.transport.get_extra_info("peername")
+        return str(name[0]) if name else "somebody"
 
     def drop(self) -> None:
         """End at once."""
@@ -192,6 +197,8 @@ class Tcp:
         self._server: asyncio.Server | None = None
         self.alive: set[_Stream] = set()
         """Every stream that is connected, in either direction."""
+        self.refusal = ""
+        """From which host, and why, a stream was dropped last; for people."""
         self._incoming = 0
         self._resolver = Resolver()
 
