@@ -35,6 +35,8 @@ from pydantic import BeforeValidator as Before
 
 from crdtmem.errors import ConfigError
 from crdtmem.limits import DEFAULT_LIMITS, Limits
+from gossip.config import Config, profile
+from gossip.errors import ConfigError as MeshConfigError
 
 __all__ = [
     "DESCRIPTIONS",
@@ -118,6 +120,15 @@ def _check_route(text: str) -> str:
     return text
 
 
+def _check_constant(text: str) -> str:
+    name, equals, number = text.partition("=")
+    if not equals or not number.isascii() or not number.isdigit():
+        raise ValueError(f"{text!r} is not NAME=VALUE with a whole number")
+    if name not in {field.name for field in dataclass_fields(Config)}:
+        raise ValueError(f"{name!r} is no constant of gossip.config")
+    return text
+
+
 def _check_advertise(text: str) -> str:
     if text:
         host, _ = parse_address(text)
@@ -156,6 +167,9 @@ Addresses: TypeAlias = Annotated[
 ]
 Routes: TypeAlias = Annotated[
     tuple[Annotated[str, After(_check_route)], ...], Before(_split_list), Field(max_length=1000)
+]
+Constants: TypeAlias = Annotated[
+    tuple[Annotated[str, After(_check_constant)], ...], Before(_split_list), Field(max_length=100)
 ]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 
@@ -282,6 +296,25 @@ class Mesh(_Section):
         description="ADVERTISED=DIALLED, each HOST:PORT: where this node reaches an address that "
         "others advertise, across a translating router or a relay.",
     )
+    constants: Constants = Field(
+        (),
+        description="NAME=VALUE: other constants of failure detection than the profile's, within "
+        "the region and between regions (gossip.config explains each). The same in all nodes.",
+    )
+
+    def pools(self, listen: str) -> tuple[Config, Config]:
+        """Return how the pool of the region behaves, and that between regions."""
+        chosen: str = self.profile
+        if chosen == "auto":
+            chosen = "local" if is_loopback(parse_address(listen, lowest_port=0)[0]) else "lan"
+        changes = {name: int(value) for name, value in (c.split("=") for c in self.constants)}
+        wide = "local" if chosen == "local" else "wan"
+        try:
+            return profile(chosen, **changes), profile(wide, **changes)
+        except MeshConfigError as error:
+            raise _contradiction(
+                f"mesh.constants: {error.args[0]}", error.hint, "mesh.constants"
+            ) from error
 
 
 class Settings(_Section):
@@ -387,6 +420,7 @@ class Settings(_Section):
                 "listen",
                 "advertise",
             )
+        self.mesh.pools(self.listen)
         if len(set(self.join)) != len(self.join):
             raise _contradiction("join names a node twice", "name each once", "join")
         if len(set(self.peers)) != len(self.peers):

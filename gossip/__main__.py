@@ -10,9 +10,11 @@ same member in a new life; without it every start is a new member.
 With ``--json`` the lines are ``{"event": "ready", "address", "member", "generation", "pid"}``,
 ``{"event": "member", "member", "name", "region", "address", "state", "previous", "generation",
 "incarnation", "gone", "at_us"}``, ``{"event": "warning", …}``, ``{"event": "left"}`` at the end,
-and, at SIGUSR1, ``{"event": "counters", …}``. ``at_us`` is the wall clock.
+at SIGUSR1 ``{"event": "counters", …}``, and ``{"event": "payload", "origin", "payload", "at_us"}``
+for what a member tells everybody at SIGUSR2 (itself included, for the time at which it did).
+``at_us`` is the wall clock.
 
-SIGTERM and SIGINT make it leave.
+SIGTERM and SIGINT make it leave. ``--set`` changes constants of the profile, in both pools.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ import uvloop
 
 from gossip.config import PROFILES, profile
 from gossip.driver import Driver, wall_us
-from gossip.effects import Effect, MemberChanged, Remember, Warn
+from gossip.effects import Deliver, Effect, MemberChanged, Remember, Warn
 from gossip.errors import ConfigError, GossipError
 from gossip.keyring import Keyring
 from gossip.mesh import Mesh
@@ -103,6 +105,7 @@ class _Member:
         self.seal = Seal(label, self.ring, secrets.token_bytes(SESSION_BYTES))
         self.driver = Driver(Sockets(self._stream_seal), on_effect=self._happened, events=0)
         self.mesh: Mesh | None = None
+        self.told = 0
 
     def _stream_seal(self, opener: bool) -> FrameSeal:
         salt = secrets.token_bytes(SALT_BYTES)
@@ -116,8 +119,9 @@ class _Member:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, ending.set)
         loop.add_signal_handler(signal.SIGUSR1, self._show_counters)
+        loop.add_signal_handler(signal.SIGUSR2, self._tell)
         address = await self.driver.open(self.given["listen"])
-        state = self.state
+        state, changes = self.state, self.given["set"]
         name = self.given["name"] or f"{state.member:016x}"
         said = Profile(
             name,
@@ -127,8 +131,8 @@ class _Member:
         )
         self.mesh = Mesh(
             Record(state.member, state.generation, 0, said),
-            profile(self.given["profile"]),
-            profile("local" if self.given["profile"] == "local" else "wan"),
+            profile(self.given["profile"], **changes),
+            profile("local" if self.given["profile"] == "local" else "wan", **changes),
             Random(secrets.randbits(64)),  # noqa: S311 - jitter and turns, not secrets
             self.seal,
             state.peers,
@@ -177,9 +181,29 @@ class _Member:
                 self.show(
                     {"event": "warning", "name": name, "message": message, "details": details}
                 )
+            case Deliver(origin, payload):
+                self._show_payload(origin, payload)
             case Remember(peers):
                 self.state.peers = peers
                 self.state.keep()
+
+    def _tell(self) -> None:
+        mesh = self.mesh
+        if mesh is not None:
+            self.told += 1
+            payload = f"{self.state.member:016x} {self.told}".encode()
+            self._show_payload(self.state.member, payload)
+            self.driver.command(lambda now, wall: mesh.broadcast(payload, now, wall))
+
+    def _show_payload(self, origin: int, payload: bytes) -> None:
+        self.show(
+            {
+                "event": "payload",
+                "origin": f"{origin:016x}",
+                "payload": payload.decode(errors="replace"),
+                "at_us": wall_us(),
+            }
+        )
 
     def _show_counters(self) -> None:
         if self.mesh is not None:
@@ -212,6 +236,13 @@ def _addresses(_context: click.Context, _option: click.Parameter, given: Any) ->
     return tuple(address for address in found if address)
 
 
+def _constants(_context: click.Context, _option: click.Parameter, given: Any) -> dict[str, int]:
+    try:
+        return {name: int(value) for name, value in (text.split("=", 1) for text in given)}
+    except ValueError as error:
+        raise click.BadParameter(f"NAME=VALUE, with a whole number: {error}") from error
+
+
 @click.command()
 @click.option("--listen", default="127.0.0.1:0", show_default=True, metavar="HOST:PORT")
 @click.option("--advertise", default="", metavar="HOST:PORT", help="What others are to dial.")
@@ -225,6 +256,10 @@ def _addresses(_context: click.Context, _option: click.Parameter, given: Any) ->
     "--cluster", default="default", show_default=True, help="Members of others are refused."
 )
 @click.option("--profile", type=click.Choice(sorted(PROFILES)), default="lan", show_default=True)
+@click.option(
+    "--set", multiple=True, callback=_constants, metavar="NAME=VALUE",
+    help="Another constant of gossip.config, such as probe_interval_us=200000; repeatable.",
+)  # fmt: skip
 @click.option("--key", multiple=True, metavar="HEX", help="Seal with this key; the first seals.")
 @click.option(
     "--state", type=click.Path(dir_okay=False, path_type=Path), help="Identity and peers."

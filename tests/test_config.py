@@ -297,3 +297,30 @@ def test_any_environment_loads_or_is_a_config_error(given_flags: dict[str, objec
         assert settings.limits.frame_bytes > settings.limits.batch_bytes
     except ConfigError as error:
         assert error.details["problems"]  # noqa: PT017 (either outcome is right)
+
+
+# ------------------------------------------------------------------ the mesh's constants
+
+
+def test_constants_of_the_mesh_change_both_pools() -> None:
+    given = {"mesh.constants": "probe_interval_us=200000,probe_timeout_us=100000"}
+    settings = load(flags={**given, "listen": "10.0.0.1:7420"})
+    near, far = settings.mesh.pools(settings.listen)
+    assert (near.probe_interval_us, far.probe_interval_us) == (200_000, 200_000)
+    assert near.suspicion_multiplier < far.suspicion_multiplier
+
+
+@pytest.mark.parametrize(
+    "constants",
+    [
+        "probe_interval_us",
+        "probe_interval_us=soon",
+        "probing=3",
+        "probe_interval_us=1",
+        "probe_interval_us=1000",
+        "probe_interval_us=20000",
+    ],
+)
+def test_constants_of_the_mesh_are_held_to_their_ranges(constants: str) -> None:
+    error = refusal(flags={"mesh.constants": constants})
+    assert "mesh.constants" in str(error.details)
