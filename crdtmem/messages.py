@@ -51,6 +51,7 @@ __all__ = [
     "Hurry",
     "Ping",
     "Pong",
+    "Prune",
     "Refuse",
     "Request",
 ]
@@ -344,3 +345,25 @@ class Hears(Message):
         """Check both lists."""
         gained, lost = parts
         return cls(frozenset(map(positive, array(gained))), frozenset(map(positive, array(lost))))
+
+
+@dataclass(frozen=True, slots=True)
+class Prune(Message):
+    """Whose deltas the receiver shall no longer pass on to the sender unasked.
+
+    They come to it another way. A ``Request`` for some of them takes that back.
+    """
+
+    CODE: ClassVar[int] = 66
+
+    origins: frozenset[int]
+
+    def body(self) -> tuple[Any, ...]:
+        """Return them in ascending order."""
+        return (sorted(self.origins),)
+
+    @classmethod
+    def parse(cls, parts: tuple[Any, ...]) -> Self:
+        """Check the list."""
+        (origins,) = parts
+        return cls(frozenset(map(positive, array(origins))))

@@ -7,10 +7,10 @@ Idea: three paths, each the net under the one before.
 
 1. *Push.* Each replica sends its own deltas to every peer, from where the peer
    is: the batches of the last flight while the peer keeps up, and otherwise
-   from the log, in order, as its credit allows.
+   from the log, in order, as its credit allows. Others' deltas are passed on to
+   the peers that have no other way to them (see ``sync_relaying``).
 2. *Pull.* Each replica tells its peers its durable vector. Where a peer's vector
-   shows deltas that do not come by themselves, ranges are asked for: relaying
-   between peers that have no stream to each other is this and no more.
+   shows deltas that do not come by themselves, ranges are asked for.
 3. *Transfer.* Below the log, the whole state or the difference to it (see
    ``sync_transfer``); at equal vectors with unequal digests, repair by evidence
    (``sync_repair``).
@@ -50,6 +50,7 @@ from crdtmem.messages import (
     Hurry,
     Ping,
     Pong,
+    Prune,
     Refuse,
     Request,
 )
@@ -66,6 +67,8 @@ from crdtmem.sync_inflow import FORKED, Inflow
 from crdtmem.sync_intake import Inbound
 from crdtmem.sync_newcomer import Guide
 from crdtmem.sync_outflow import Outflow
+from crdtmem.sync_probing import Probing
+from crdtmem.sync_relaying import Relaying
 from crdtmem.sync_repair import Repair, fingerprint_of
 from crdtmem.sync_requests import Requests
 from crdtmem.sync_session import Session, SessionInfo, clock_offsets_us
@@ -105,18 +108,18 @@ class Sync:
         self.config = config
         self.sessions: dict[Any, Session] = {}
         self.by_replica: dict[int, Session] = {}
-        self.requests = Requests(config)
+        self.relaying = Relaying(host, self.by_replica)
+        self.requests = Requests(config, self.relaying.source)
         self.guide = Guide(host)
-        self.inflow = Inflow(host, self.requests, self.guide)
+        self.inflow = Inflow(host, self.requests, self.guide, self.relaying)
         self.outflow = Outflow(host, config)
         self.telling = Telling(host, config, self.by_replica)
+        self.probing = Probing(config, self.sessions, self._close, self.telling.tell, self._compare)
         numbers = count(1)
         self.outbound = Outbound(host, config)
         self.inbound = Inbound(host, config, numbers)
         self.repair = Repair(host, config, self.outbound, numbers)
         self._fingerprint: tuple[bytes, bytes, bytes] | None = None
-        # Before this no stream is to be probed, compared or given up.
-        self._probe_us = NEVER_US
         self._belonging = Belonging(host)
         self._handlers: dict[type[Message], Callable[[Session, Any, int], list[Effect]]] = {
             Batches: self._batches,
@@ -125,11 +128,12 @@ class Sync:
             Gap: self._gap,
             Credit: self._credit,
             Digest: self._digest,
-            Ping: self._ping,
-            Pong: self._pong,
+            Ping: self.probing.ping,
+            Pong: self.probing.pong,
             Evicted: self._evicted,
             Hurry: lambda session, _, now_us: self.telling.hurry(session, now_us),
-            Hears: self.telling.hears,
+            Hears: self._hears,
+            Prune: self.relaying.prune,
             SnapshotRequest: self.outbound.request,
             SnapshotOffer: self.inbound.offered,
             SnapshotChunk: self.inbound.chunk,
@@ -155,13 +159,10 @@ class Sync:
         self.inflow.arriving.join(self.host.state.vector)
         credit = max(self.config.credit_bytes, 2 * self.host.limits.batch_bytes)
         session = Session(peer, initiator, FrameReader(_HELLO_FRAME_BYTES), now_us, credit, credit)
-        session.received_us = session.pinged_us = session.compared_us = now_us
+        self.probing.connected(session, now_us)
         mine = self.host.hello(credit)
         session.told = mine.vector.copy()
         self.sessions[peer] = session
-        config = self.config
-        first_us = min(config.hello_us, config.ping_us, config.digest_us, config.silence_us)
-        self._probe_us = min(self._probe_us, now_us + first_us)
         return [session.send(mine)]
 
     def disconnected(self, peer: Any, now_us: int) -> list[Effect]:
@@ -253,7 +254,7 @@ class Sync:
         session.vector = hello.vector.copy()
         session.own_sent = hello.vector.get(host.replica_id, 0)
         self.by_replica[hello.replica] = session
-        self.telling.links_changed()
+        self._links_changed()
         effects += host.acknowledge(hello.replica, hello.vector, now_us)
         effects += tell_evicted(host, session)
         self.requests.notice(hello.vector, self.inflow.arriving, now_us)
@@ -272,12 +273,21 @@ class Sync:
         self.sessions.pop(session.peer, None)
         if self.by_replica.get(session.replica) is session:
             del self.by_replica[session.replica]
-            self.telling.links_changed()
+            self._links_changed()
+        self.relaying.closed(session)
         self.requests.dropped(session)
         self.outbound.closed(session)
         self.repair.closed(session)
         self.inbound.closed(session, now_us)
         return []
+
+    def _links_changed(self) -> None:
+        self.telling.links_changed()
+        self.relaying.links_changed()
+
+    def _hears(self, session: Session, message: Hears, now_us: int) -> list[Effect]:
+        self.relaying.links_changed()
+        return self.telling.hears(session, message, now_us)
 
     def _batches(self, session: Session, message: Batches, now_us: int) -> list[Effect]:
         effects = self.inflow.batches(session, message, now_us)
@@ -287,10 +297,12 @@ class Sync:
     # ------------------------------------------------------------------ batches out
 
     def published(self, batches: Sequence[Batch], now_us: int) -> list[Effect]:
-        """A flight was published: push our own part, acknowledge the rest."""
+        """A flight was published: pass others' part on, push our own, acknowledge the rest."""
         own = [batch for batch in batches if batch.header.replica == self.host.replica_id]
         self._fingerprint = None
         effects = self.inflow.settle(batches)
+        for session, others in self.relaying.onward(batches).items():
+            effects += self.outflow.pass_on(session, others)
         last = self.host.state.vector.get(self.host.replica_id, 0)
         for session in list(self.by_replica.values()):
             if own or session.own_sent < last or session.outbox or session.serving:
@@ -340,6 +352,7 @@ class Sync:
     def _request(self, session: Session, message: Request, now_us: int) -> list[Effect]:
         # Who asks lives on our news: what it is not told of, it cannot ask for.
         served = self.outflow.request(session, message)
+        self.relaying.graft(session, message.ranges)
         return [*served, *self.telling.hurry(session, now_us)]
 
     def _credit(self, session: Session, message: Credit, now_us: int) -> list[Effect]:
@@ -381,6 +394,8 @@ class Sync:
             return []
         heard = self.guide.heard(self.sessions.values())
         plan = self.requests.plan(heard, self.inflow.arriving, self.host.take_through, now_us)
+        for session, ranges in plan.ranges.items():
+            self.relaying.asked(session, ranges)
         effects: list[Effect] = [
             session.send(Request(tuple(ranges[start : start + _RANGES_AT_ONCE])))
             for session, ranges in plan.ranges.items()
@@ -429,44 +444,15 @@ class Sync:
 
     # ------------------------------------------------------------------ time
 
-    def _ping(self, session: Session, message: Ping, now_us: int) -> list[Effect]:
-        return [session.send(Pong(message.sent_us, now_us))]
-
-    def _pong(self, session: Session, message: Pong, now_us: int) -> list[Effect]:
-        session.measured(message.sent_us, message.clock_us, now_us)
-        return []
-
     def handle_timeout(self, now_us: int) -> list[Effect]:
         """Do what is due: acknowledgements, probes, comparisons, requests that got stuck."""
         effects = self.inflow.settle(())
         effects += self.inbound.handle_timeout(now_us)
         effects += self.outbound.handle_timeout(now_us)
         effects += self.repair.handle_timeout(now_us)
-        # What is nearly due is done too, so that many streams do not wake us one by one.
-        early_us = now_us + min(self.config.ping_us, self.config.digest_us) // 8
-        for session in list(self.sessions.values()):
-            effects += self._tick(session, now_us, early_us)
+        effects += self.probing.handle_timeout(now_us)
         effects += self.telling.handle_timeout(now_us)
-        self._probe_us = self._next_probe_us()
         return effects + self._plan(now_us)
-
-    def _tick(self, session: Session, now_us: int, early_us: int) -> list[Effect]:
-        config = self.config
-        if not session.open:
-            if now_us < session.connected_us + config.hello_us:
-                return []
-            return self._close(session, _silent("did not introduce itself"), now_us)
-        if now_us >= session.received_us + config.silence_us:
-            return self._close(session, _silent("has been silent"), now_us)
-        effects: list[Effect] = []
-        if early_us >= session.pinged_us + config.ping_us:
-            session.pinged_us = now_us
-            effects.append(session.send(Ping(now_us)))
-            # What others acknowledged since is passed on, if nothing else was to be told.
-            effects += self.telling.tell(session, now_us)
-        if early_us >= session.compared_us + config.digest_us:
-            effects += self._compare(session, now_us)
-        return effects
 
     def next_deadline_us(self) -> int | None:
         """Return when ``handle_timeout`` may have something to do, or ``None``.
@@ -474,27 +460,8 @@ class Sync:
         It is never too late, and may be early: what streams are probed and given up for is put
         off by whatever they bring, and is looked up again only when it seems due.
         """
-        next_us = min(self._probe_us, self.telling.next_us)
+        next_us = min(self.probing.next_us, self.telling.next_us)
         for part in (self.requests, self.inbound, self.outbound, self.repair):
             if part.next_us is not None and part.next_us < next_us:
                 next_us = part.next_us
         return None if next_us == NEVER_US else next_us
-
-    def _next_probe_us(self) -> int:
-        """Return when the first of all streams is to be probed, compared or given up."""
-        config, next_us = self.config, NEVER_US
-        for session in self.sessions.values():
-            if session.hello is None:
-                next_us = min(next_us, session.connected_us + config.hello_us)
-            else:
-                next_us = min(
-                    next_us,
-                    session.pinged_us + config.ping_us,
-                    session.compared_us + config.digest_us,
-                    session.received_us + config.silence_us,
-                )
-        return next_us
-
-
-def _silent(what: str) -> RemoteError:
-    return RemoteError(f"the peer {what} for too long", hint="check the network between them")

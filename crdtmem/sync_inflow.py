@@ -27,6 +27,7 @@ from crdtmem.messages import Batches
 from crdtmem.sync_greeting import fork_lost, histories_differ
 from crdtmem.sync_host import SyncHost
 from crdtmem.sync_newcomer import Guide
+from crdtmem.sync_relaying import Relaying
 from crdtmem.sync_requests import Requests
 from crdtmem.sync_session import Session
 
@@ -39,9 +40,12 @@ FORKED: Final = "forked"
 class Inflow:
     """Takes batches from all sessions of one host."""
 
-    def __init__(self, host: SyncHost, requests: Requests, guide: Guide) -> None:
+    def __init__(
+        self, host: SyncHost, requests: Requests, guide: Guide, relaying: Relaying
+    ) -> None:
         self.host = host
         self.guide = guide
+        self.relaying = relaying
         self.requests = requests
         # What is published, or accepted and ready: what need not be asked for.
         self.arriving = VersionVector()
@@ -71,7 +75,14 @@ class Inflow:
             self._notice(replica, header.last, now_us)
             session.return_credit(size)
             return []
+        asked = self.requests.is_asked(session, replica)
+        is_repeated = header.last <= self.arriving.get(replica, 0)
         verdict, effects = self.host.offer(batch)
+        if verdict is Verdict.DUPLICATE or is_repeated:
+            if not asked:
+                effects += self.relaying.repeated(session, replica)
+        elif verdict is Verdict.ACCEPTED:
+            self.relaying.brought(session, replica)
         if verdict is Verdict.FENCED and replica == session.replica != self.host.replica_id:
             # It has to hear of it: nobody else can tell it that it is the copy.
             self.forked = _forked_peer(replica, header.first)

@@ -7,7 +7,8 @@ Idea: what a peer still lacks of ours lies in the log, so nothing else has to
 remember it. While a peer has had everything before, and credit for it, the
 batches of a flight are framed as they are. Otherwise the range is noted as *to
 be served*, and read from the log piece by piece, one read at a time, as credit
-comes back; when it has caught up it is pushed to again.
+comes back; when it has caught up it is pushed to again. What others wrote is passed on only
+while the peer keeps up: what is left out it asks for, of whoever is quick.
 
 Invariants: per stream at most one read of the log is out, and at most one read
 or flight is queued; nothing beyond the published vector is sent.
@@ -57,6 +58,28 @@ class Outflow:
             and (session.reading is None or session.reading[1] != self.host.replica_id)
             and sum(len(batch.data) for batch in own) <= session.credit_out
         )
+
+    def pass_on(self, session: Session, batches: Sequence[Batch]) -> list[Effect]:
+        """Send what others wrote and was just published, as far as the peer keeps up."""
+        keeps_up = not session.outbox
+        room = session.credit_out
+        for batch in batches:
+            header, size = batch.header, len(batch.data)
+            replica = header.replica
+            known = max(session.vector.get(replica, 0), session.passed_on.get(replica, 0))
+            if header.last <= known:
+                continue
+            asked = session.serving.get(replica)
+            if asked is not None:
+                if header.first == asked[1] + 1:
+                    # What it asked for is being read for it: this is simply more of that.
+                    session.serving[replica] = (asked[0], header.last)
+            elif keeps_up and size <= room:
+                room -= size
+                session.queue(self.host.replica_id, replica, header.last, batch.data)
+            else:
+                keeps_up = False
+        return self.pump(session)
 
     def pump(self, session: Session) -> list[Effect]:
         """Send what is queued as far as the credit goes, then read on in the log."""

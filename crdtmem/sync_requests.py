@@ -4,9 +4,9 @@ Problem: several peers hold what we lack. Asking all would multiply the traffic;
 asking one for ever would hang on it; and most of what a comparison of vectors
 shows as missing is already on its way from its origin.
 
-Idea: an origin pushes its own deltas to every peer, so a relay is asked only
-after a short delay, and the origin itself only after a longer one without
-progress. Each origin has at most one request out. It ends when its range has
+Idea: an origin pushes its own deltas to every peer, and relays pass them on, so a
+relay is asked only after a short delay, and the origin itself only after a longer
+one without progress. Each origin has at most one request out. It ends when its range has
 arrived; it moves to another peer when that peer disconnects, answers that its
 log begins later, or makes no progress until the deadline. When every peer that
 has a range answers so, a snapshot is due.
@@ -50,8 +50,12 @@ class Plan:
 class Requests:
     """Which ranges are lacking, and of whom each was asked."""
 
-    def __init__(self, config: SyncConfig) -> None:
+    def __init__(
+        self, config: SyncConfig, source: Callable[[int], Session | None] = lambda _: None
+    ) -> None:
+        """``source`` tells who passes an origin's deltas on to us, if somebody does."""
         self._config = config
+        self._source = source
         self._lacking: dict[int, int] = {}
         self._noticed_us: dict[int, int] = {}
         self._outstanding: dict[int, _Outstanding] = {}
@@ -83,6 +87,11 @@ class Requests:
                 held.deadline_us = now_us + self._config.request_us
         if replica in self._noticed_us:
             self._noticed_us[replica] = now_us
+
+    def is_asked(self, session: Session, replica: int) -> bool:
+        """Tell whether something of an origin was asked of a session, and is still to come."""
+        held = self._outstanding.get(replica)
+        return held is not None and held.session is session
 
     def refused(self, replica: int, now_us: int) -> None:
         """Note that something of ``replica`` was dropped for want of room: ask again soon."""
@@ -163,6 +172,10 @@ class Requests:
     def _due_us(self, replica: int, able: list[Session]) -> int:
         pushed = any(session.replica == replica for session in able)
         wait_us = self._config.push_us if pushed else self._config.relay_us
+        source = None if pushed else self._source(replica)
+        if source is not None:
+            # It may only be farther away than who told us first.
+            wait_us += min(source.round_trip_us or 0, self._config.push_us)
         return self._noticed_us.get(replica, 0) + wait_us
 
 

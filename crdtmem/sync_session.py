@@ -86,6 +86,12 @@ class Session:
     # Whom the peer hears itself, and what we have told it of that.
     hears: frozenset[int] = frozenset()
     told_heard: frozenset[int] = frozenset()
+    # Of others' deltas: the last that was sent to the peer. The origins whose deltas it wants
+    # from here, does not want (or we do not), and that it was told not to pass on to us.
+    passed_on: dict[int, int] = field(default_factory=dict)
+    grafted: set[int] = field(default_factory=set)
+    lazy: set[int] = field(default_factory=set)
+    pruned: set[int] = field(default_factory=set)
     relayed_us: int = 0
     # Whose vector was passed on last: the next time begins after it.
     relayed_last: int = 0
@@ -164,6 +170,8 @@ class Session:
         """Queue a batch for this peer; ``own`` is our replica id."""
         if replica == own:
             self.own_sent = max(self.own_sent, last)
+        else:
+            self.passed_on[replica] = max(self.passed_on.get(replica, 0), last)
         self.outbox.append((replica, last, data))
         self.outbox_bytes += len(data)
 
@@ -181,7 +189,9 @@ class Session:
                 self.outbox_bytes -= len(data)
                 part.append(data)
                 size += len(data)
-                self.told[replica] = max(self.told.get(replica, 0), last)
+                if replica not in self.passed_on:
+                    # Of others' the peer is told beside: only what is told counts as joined here.
+                    self.told[replica] = max(self.told.get(replica, 0), last)
             if not part:
                 break
             self.credit_out -= size

@@ -13,9 +13,11 @@ hurried for a moment where membership changes, for that goes in rounds.
 What others have acknowledged is passed on more seldom still, the more the more seldom, and only
 to who does not hear it itself: each replica tells whom it hears.
 
+Whom we hear is also what decides who relays to us (see ``sync_relaying``), so a change of that
+is told like an acknowledgement: soon, and many changes at once.
+
 Invariants: only what is published is told, to each peer on one stream once; whatever is untold
-has a time at which it will be; who does not say whom it hears is told everything. Whom we hear
-is said along with an acknowledgement: while there is none, nothing is passed on either.
+has a time at which it will be; who does not say whom it hears is told everything.
 
 Acknowledging late and together is TCP's delayed acknowledgement (RFC 1122, 4.2.3.2).
 """
@@ -85,11 +87,13 @@ class Telling:
             }
         )
         relayed = self.relayed(session, now_us)
-        if not changed and not relayed:
-            return []
-        session.told.update(changed)
-        session.acknowledged_us = now_us
-        return [*self._say_whom_we_hear(session), session.send(Acknowledge(changed, relayed))]
+        effects = self._say_whom_we_hear(session)
+        if changed or relayed:
+            session.told.update(changed)
+            effects.append(session.send(Acknowledge(changed, relayed)))
+        if effects:
+            session.acknowledged_us = now_us
+        return effects
 
     def handle_timeout(self, now_us: int) -> list[Effect]:
         """Tell those to whom something is due, and with them those to whom it nearly is."""
@@ -140,8 +144,13 @@ class Telling:
     # ------------------------------------------------------------------ others' vectors
 
     def links_changed(self) -> None:
-        """Take note that a peer came or went: others will be told whom we hear now."""
+        """Take note that a peer came or went: others are told soon whom we hear now."""
         self._heard = None
+        for session in self._by_replica.values():
+            if session.acknowledge_due_us is None:
+                due_us = session.acknowledged_us + self.config.unhurried_us
+                session.acknowledge_due_us = due_us
+                self.next_us = min(self.next_us, due_us)
 
     def hears(self, session: Session, message: Hears, _: int) -> list[Effect]:
         """A peer says whom it hears itself; raises ``MalformedFrame`` where that is too many."""

@@ -19,7 +19,7 @@ from crdtmem.causality import VersionVector
 from crdtmem.codec import unpack
 from crdtmem.effects import Alarm, Disconnect, Persist, ReadLog, Reply, Send
 from crdtmem.frames import HEADER_BYTES, MESSAGES, encode_frame
-from crdtmem.messages import Credit, Evicted, Gap, Ping, Refuse
+from crdtmem.messages import Credit, Evicted, Gap, Ping, Prune, Refuse
 from crdtmem.transfer_messages import SnapshotBatches, SnapshotRefuse
 from tests.sync.host import CONFIG, Cluster, SyncNode
 from tests.sync.test_repair import forget_in_store, lose, pair, touch
@@ -44,6 +44,8 @@ def corpus() -> tuple[bytes, ...]:
         cluster.connect(c, b)
         cluster.settle()
         a.run(a.sync.telling.ask_for_haste(cluster.now_us))
+        (only,) = c.sync.sessions.values()
+        c.run([only.send(Prune(frozenset((1, 2))))])
         cluster.cut(stream)
         b.put(key3="changed")
         a.put(key3="changed too")
