@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from random import Random
+from typing import Any
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gossip.messages import Profile, Record, State
-from gossip.topology import Standing, gateways, peers_to_stream, standing_of_me
+from gossip.topology import ALL_TO_ALL, Standing, gateways, peers_to_stream, standing_of_me
 
 standings = st.lists(
     st.builds(
@@ -88,3 +92,88 @@ def test_streams_are_mutual_and_join_everybody(members: list[Standing]) -> None:
         reached |= border
         border = set().union(*(peers[one] for one in border)) - reached
     assert reached == set(living)
+
+
+# ------------------------------------------------------------------ many nodes
+
+LARGE = (51, 64, 100, 257, 600)
+
+
+def region(size: int, seed: int = 1) -> list[Standing]:
+    chance = Random(seed)
+    return [Standing(chance.getrandbits(64) | 1, "eu") for _ in range(size)]
+
+
+def streams(members: list[Standing], **options: int) -> dict[int, set[int]]:
+    return {one.member: peers_to_stream(one, members, **options) for one in members}
+
+
+def reached(peers: dict[int, set[int]], without: set[int]) -> set[int]:
+    """Return who is reached from one of those that are left."""
+    border = set(sorted(peers.keys() - without)[:1])
+    found: set[int] = set()
+    while border:
+        found |= border
+        border = set().union(*(peers[one] for one in border)) - found - without
+    return found
+
+
+@pytest.mark.parametrize("size", LARGE)
+def test_many_nodes_of_a_region_have_few_streams_each(size: int) -> None:
+    peers = streams(region(size))
+    for one, wanted in peers.items():
+        assert one not in wanted
+        assert all(one in peers[other] for other in wanted)
+        assert 4 <= len(wanted) <= 4 + size.bit_length()
+    steps = 0
+    found = {min(peers)}
+    while len(found) < size:
+        found |= set().union(*(peers[one] for one in found))
+        steps += 1
+    assert steps <= 5, "a few steps wide"
+
+
+def test_up_to_fifty_are_all_joined() -> None:
+    assert all(len(wanted) == ALL_TO_ALL - 1 for wanted in streams(region(ALL_TO_ALL)).values())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_any_three_deaths_leave_the_rest_connected(seed: int) -> None:
+    members = region(51, seed)
+    peers = streams(members)
+    chance = Random(seed)
+    everybody = sorted(peers)
+    for _ in range(300):
+        gone = set(chance.sample(everybody, 3))
+        assert reached(peers, gone) == set(everybody) - gone
+    # The worst that can be picked: neighbours of one node.
+    for one in everybody:
+        near = sorted(peers[one])
+        gone = set(chance.sample(near, 3))
+        assert reached(peers, gone) == set(everybody) - gone
+
+
+@given(st.integers(6, 14), st.data())
+def test_however_few_a_ring_joins_three_deaths_do_not_part_it(size: int, data: Any) -> None:
+    members = region(size, data.draw(st.integers(0, 9)))
+    peers = streams(members, all_to_all=5)
+    gone = set(data.draw(st.lists(st.sampled_from(sorted(peers)), max_size=3)))
+    assert reached(peers, gone) == peers.keys() - gone
+
+
+def test_who_comes_changes_the_streams_of_its_neighbours_only() -> None:
+    members = region(100)
+    before = streams(members)
+    newcomer = Standing(77, "eu")
+    after = streams([*members, newcomer])
+    changed = [one for one in before if before[one] != after[one]]
+    assert len(changed) <= 4 * (4 + (101).bit_length())
+
+
+def test_many_regions_are_joined_by_rings_of_gateways() -> None:
+    members = [Standing(100 * number + one, f"region-{number}") for number in range(1, 81)
+               for one in (1, 2)]  # fmt: skip
+    peers = streams(members)
+    assert reached(peers, set()) == set(peers)
+    assert max(map(len, peers.values())) <= 1 + 4 + (80).bit_length()
+    assert all(one in peers[other] for one, wanted in peers.items() for other in wanted)
