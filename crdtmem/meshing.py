@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from crdtmem import __version__
 from crdtmem.effects import Alarm
-from crdtmem.errors import ConfigError
+from crdtmem.errors import ConditionFailed, ConfigError
 from crdtmem.keys import ring_path, save_ring
 from crdtmem.links import MESH_MEMORY, Links
 from crdtmem.settings import Settings, parse_address
@@ -270,7 +270,7 @@ class Meshing:
             return
         at_us = steady_us()
         self._annotate(at_us)
-        if at_us >= self._notes_us:
+        if at_us >= self._notes_us and self._runs():
             self._notes_us = at_us + _NOTES_US
             self._exchange_notes(self.mesh)
         look = self._links.look(at_us)
@@ -282,6 +282,9 @@ class Meshing:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(_LOOK_S, self._look)
+
+    def _runs(self) -> bool:
+        return self.driver is not None and not self.driver.closed
 
     def _broken(self) -> bool:
         """Say once that the mesh stopped on a defect of its own; the streams that are stay."""
@@ -354,7 +357,11 @@ class Meshing:
         return [] if self.mesh is None else self.mesh.members()
 
     def command(self, run: Callable[[Mesh, int, int], list[Effect] | None]) -> None:
-        """Give the mesh a command: ``run(mesh, now_us, wall_us)``. Raises what it raises."""
+        """Give the mesh a command: ``run(mesh, now_us, wall_us)``. Raises what it raises, and
+        ``ConditionFailed`` where it does not run."""
         mesh, driver = self.mesh, self.driver
-        if mesh is not None and driver is not None:
-            driver.command(lambda now, wall: run(mesh, now, wall))
+        if mesh is None or driver is None or driver.closed:
+            raise ConditionFailed(
+                "the mesh of this node does not run", hint="see its alarms; start the node again"
+            )
+        driver.command(lambda now, wall: run(mesh, now, wall))

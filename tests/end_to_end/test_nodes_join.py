@@ -178,3 +178,25 @@ def test_the_last_node_does_not_leave_by_mistake(tmp_path: Path) -> None:
         assert forced.returncode == 0
         assert "held by nobody" in forced.stdout
         assert one.wait() == 0
+
+
+def test_a_living_node_that_is_given_up_goes_on_in_the_mesh_under_a_new_id(tmp_path: Path) -> None:
+    with joining(tmp_path, ["eu", "us", "ap"]) as nodes:
+        all_members(nodes)
+        one, two, three = nodes
+        former = replica_of(three)
+        asked = crdtmem("evict", "n2", "--node", one.url, "--json")
+        assert json.loads(asked.stdout) == {"proposed": former, "forced": False}
+
+        def renewed() -> bool:
+            rows = [members(node).get("ap/n2", {}) for node in (one, two)]
+            return all(
+                row.get("state") == "alive" and row["member"] and row["replica"] != former
+                for row in rows
+            )
+
+        wait_until(renewed, "its new id", timeout_s=60)
+        (own,) = [row for row in members(three).values() if row["here"]]
+        assert own["replica"] == members(one)["ap/n2"]["replica"]
+        wrote = put(three, "city", "Rome")
+        assert value(one, "city", wrote) == value(two, "city", wrote) == "Rome"

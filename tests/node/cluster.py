@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from crdtmem.client import Client, connect
+from crdtmem.keys import create_ring
 from tests.node.processes import NodeProcess
 
 __all__ = ["clients_of", "converge", "free_ports", "make_cluster"]
@@ -24,9 +25,19 @@ def free_ports(count: int) -> list[int]:
 
 
 def make_cluster(
-    folder: Path, regions: Sequence[str], *arguments: str, dialling: str = "all"
+    folder: Path,
+    regions: Sequence[str],
+    *arguments: str,
+    dialling: str = "all",
+    sealed: bool = False,
 ) -> list[NodeProcess]:
-    """Return nodes, not yet started. ``dialling``: everybody dials ``all``, or ``later`` ones."""
+    """Return nodes, not yet started. ``dialling``: everybody dials ``all``, or ``later`` ones.
+
+    ``sealed``: they share a key ring; else they speak plain text.
+    """
+    if sealed:
+        create_ring(folder / "ring")
+        arguments = (f"--keyring={folder / 'ring'}", *arguments)
     addresses = [f"127.0.0.1:{port}" for port in free_ports(len(regions))]
     nodes = []
     for index, region in enumerate(regions):
@@ -40,7 +51,13 @@ def make_cluster(
         quick = ("--set=reconnect.minimum_ms=20", "--set=reconnect.maximum_ms=200")
         nodes.append(
             NodeProcess(
-                place, f"--region={region}", *peers, *quick, *arguments, listen=addresses[index]
+                place,
+                f"--region={region}",
+                *peers,
+                *quick,
+                *arguments,
+                listen=addresses[index],
+                sealed=sealed,
             )
         )
     return nodes

@@ -22,9 +22,9 @@ from tests.waiting import eventually, eventually_answered
 REGIONS = ("eu", "us", "ap")
 
 
-@pytest.fixture
-def trio(tmp_path: Path) -> Iterator[list[NodeProcess]]:
-    nodes = make_cluster(tmp_path, REGIONS)
+@pytest.fixture(params=["plain", "sealed"])
+def trio(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[list[NodeProcess]]:
+    nodes = make_cluster(tmp_path, REGIONS, sealed=request.param == "sealed")
     start_all(nodes)
     yield nodes
     for node in nodes:
