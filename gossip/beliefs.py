@@ -52,6 +52,11 @@ class Beliefs:
         if far is not None and _same_life(far.record, row.record):
             # At first hand whether it answers; but who it is its own region knows best.
             return replace(far, record=row.record, tier="wide")
+        told = self._told.get(member)
+        if far is not None and told is not None and told[1] is State.LEFT:
+            # The wide area knows its next life; the view, older, still lists the one that left.
+            if row.state <= State.SUSPECT and row.record.generation <= told[0].generation:
+                row = replace(row, record=told[0], state=State.LEFT)
         return MemberView(row.record, row.state, 0, None, None, False, False, None, b"", "remote")
 
     def all(self) -> list[MemberView]:

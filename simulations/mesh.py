@@ -21,16 +21,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 from crdtmem.effects import Alarm
-from crdtmem.links import Links
-from crdtmem.links import MESH_MEMORY
+from crdtmem.links import MESH_MEMORY, Links
 from crdtmem.sync_repair import vector_hash
-from gossip.config import PROFILES
+from gossip.config import LAN, LOCAL, WAN, Config
 from gossip.effects import (
     Annotated,
     Answer,
@@ -70,17 +69,35 @@ _UNREAD: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class MeshKind:
-    """How the machines of a world find each other: by which profile, and sealed or not."""
+    """How the machines of a world find each other: the two pools' constants; sealed or not.
 
-    profile: str
-    sealed: bool
+    ``settled_us``: within this time whatever began before has taken effect on who is alive.
+    """
 
+    near: Config
+    wide: Config
+    settled_us: int
+    sealed: bool = False
+
+
+_SECOND: Final = 1_000_000
+_SWIFT_WIDE: Final = replace(
+    LAN,
+    probe_timeout_us=_SECOND,
+    gossip_to_dead_us=15 * _SECOND,
+    push_pull_interval_us=15 * _SECOND,
+    rejoin_interval_us=5 * _SECOND,
+)
+"""As quick as the wide area's round trips let it be, so that much happens in a short world."""
+
+_SWIFT: Final = MeshKind(LOCAL, _SWIFT_WIDE, 30 * _SECOND)
+_LAN: Final = MeshKind(LAN, WAN, 240 * _SECOND)
 
 MESHES: Final = {
-    "local": MeshKind("local", sealed=False),
-    "lan": MeshKind("lan", sealed=False),
-    "local sealed": MeshKind("local", sealed=True),
-    "lan sealed": MeshKind("lan", sealed=True),
+    "swift": _SWIFT,
+    "lan": _LAN,
+    "swift sealed": replace(_SWIFT, sealed=True),
+    "lan sealed": replace(_LAN, sealed=True),
 }
 """The kinds of mesh that a plan may name; none is named where machines have static peers."""
 
@@ -129,11 +146,10 @@ class VirtualMesh:
         if self.kind.sealed:
             held, first = machine.ring, machine.world.mesh_key
             self.ring = Keyring.load(held) if held else Keyring([first])
-        wide = "local" if self.kind.profile == "local" else "wan"
         self.mesh = Mesh(
             Record(engine.replica_id, store.boot.boot, 0, self._profile()),
-            PROFILES[self.kind.profile],
-            PROFILES[wide],
+            self.kind.near,
+            self.kind.wide,
             Random(self.chance.getrandbits(64)),
             Seal(LABEL, self.ring, self.chance.randbytes(SESSION_BYTES)),
             store.metadata().get(MESH_MEMORY, b""),
@@ -386,7 +402,8 @@ class VirtualMesh:
         look = self._links.look(now_us)
         self.targets = {name_of(address): replica for replica, address in look.dial.items()}
         for name in self.targets:
-            machine.dial(name)
+            if name in machine.world.machines:
+                machine.dial(name)
         machine.hang_up(look.hang_up)
         if look.compare:
             self.executor.attempt(
@@ -409,18 +426,17 @@ class VirtualMesh:
 
 
 def gathered(world: World) -> bool:
-    """Tell whether every node holds for alive exactly those that are up, under their ids of now."""
-    meshes = [machine.mesh.mesh for machine in world.up() if machine.mesh is not None]
-    members = {mesh.me.member: mesh.me.generation for mesh in meshes}
-    if len(members) < len(meshes):
+    """Tell whether every node holds for alive exactly those that are up, under their ids of now,
+    for suspect nobody, and in sealed worlds whether all have one key ring."""
+    lives = [machine.mesh for machine in world.up() if machine.mesh is not None]
+    members = {life.mesh.me.member: life.mesh.me.generation for life in lives}
+    rings = {life.ring.state_hash for life in lives if life.ring is not None}
+    if len(members) < len(lives) or len(rings) > 1:
         return False
-    for mesh in meshes:
-        alive = {
-            view.record.member: view.record.generation
-            for view in mesh.members()
-            if view.state is State.ALIVE
-        }
-        alive[mesh.me.member] = mesh.me.generation
-        if alive != members:
+    for life in lives:
+        living = [view for view in life.mesh.members() if view.state <= State.SUSPECT]
+        known = {view.record.member: view.record.generation for view in living}
+        known[life.mesh.me.member] = life.mesh.me.generation
+        if known != members or any(view.state is State.SUSPECT for view in living):
             return False
     return True

@@ -248,7 +248,6 @@ class Machine:
     def _end(self, *, silent: bool) -> None:
         self.executor = None
         self.services = None
-        self.mesh = None
         self.dark = silent
         self.dies_after_effects = None
         self.paused = False
@@ -258,6 +257,7 @@ class Machine:
         self._waiting.clear()
         self.world.network.reset(self.name, silent=silent)
         self.world.ended(self)
+        self.mesh = None
 
     def pause(self) -> None:
         """Stand still, as a process that is stopped: nothing runs, connections stay."""

@@ -41,7 +41,16 @@ from simulations.errors import (
 )
 from simulations.processes import Agents, Processes, Tally
 from simulations.runner import Outcome
-from simulations.stage import SPACE, Receipt, Scenario, Stage, Whom, load_scenario, mixed
+from simulations.stage import (
+    PEERS,
+    SPACE,
+    Receipt,
+    Scenario,
+    Stage,
+    Whom,
+    load_scenario,
+    mixed,
+)
 from simulations.steps import Step
 from simulations.workloads import WORKLOADS
 from simulations.world import SECOND
@@ -109,8 +118,10 @@ class RealStage(Stage):
         """See ``Stage``."""
         self._refuse("settings")
 
-    def regions(self, *names: str, machines: int = 1) -> list[str]:
+    def regions(self, *names: str, machines: int = 1, by: str = PEERS) -> list[str]:
         """See ``Stage``."""
+        if by != PEERS:
+            self._refuse(f"machines that find each other by {by}")
         added = {
             region if machines == 1 else f"{region}-{number}": region
             for region in names

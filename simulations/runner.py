@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from simulations import chatter
 from simulations.checkers import CHECKERS, watch
 from simulations.checkers.base import is_maimed
 from simulations.client import Clients
@@ -31,8 +32,8 @@ from simulations.errors import (
     Violation,
 )
 from simulations.faults import FAULTS, heal_all
+from simulations.founding import FOUNDING_S, await_gathering, await_members, found_by_mesh
 from simulations.history import History
-from simulations.mesh import gathered
 from simulations.operators import evictions_pending, finish_evictions, found_anew
 from simulations.plan import Injection, Plan, build_world
 from simulations.workloads import WORKLOADS
@@ -40,31 +41,16 @@ from simulations.world import SECOND, World
 
 __all__ = [
     "FOUNDING_S",
-    "GATHERING_S",
     "MOST_EVENTS",
     "Outcome",
     "Run",
-    "await_gathering",
-    "await_members",
-    "found_by_mesh",
     "run",
 ]
-
-FOUNDING_S: Final = 120.0
-"""The longest that a healthy cluster may take until everybody may write."""
 
 MOST_EVENTS: Final = 1_000_000
 """The most that may happen in one run: a hundred times what plans of swarms come to.
 
 A node that asks itself for something for ever, without time passing, ends here.
-"""
-
-GATHERING_S: Final = 300.0
-"""Within this time after healing the mesh must show everybody again, and nobody else.
-
-What takes longest is a member of another region that died unseen with the gateway that had
-listed it: two minutes, and up to one more until that is looked at. Rejoining takes some rounds
-of 5 s (``local``) or 30 s, jittered by half; a suspicion in the wide area up to three minutes.
 """
 
 _DETAILS: Final = 6_000
@@ -74,6 +60,9 @@ _PATIENCE_S: Final = 20.0
 _TENDING_S: Final = 10.0
 _SETTLE_S: Final = 8.0
 """After convergence, for what nodes do of themselves: collection, comparison, checkpoints."""
+
+_HEARING_S: Final = 3.0
+"""Within this time a broadcast reaches a region in which nothing is wrong, nearly always."""
 
 _REPAIR_S: Final = 60.0
 """Within this time what one replica lost must be restored to it: a few comparisons."""
@@ -175,6 +164,8 @@ class Run:
         """Put all steps and faults on the heap, relative to now."""
         kernel, plan = self.world.kernel, self.plan
         self.clients.schedule(plan.steps, self.base_us)
+        if plan.mesh:
+            chatter.schedule(self.world, self.base_us, plan.safety_us)
         for injection in plan.injections:
             kernel.at(self.base_us + injection.at_us, self._inject, injection)
 
@@ -203,8 +194,16 @@ class Run:
         world.run(_SETTLE_S)
         world.run_until(self._is_quiet, "lasting convergence", within_s=_SETTLE_S * 4)
         world.run_until(self._is_whole, "repair of what was lost", within_s=_REPAIR_S)
-        await_gathering(world)
+        if world.mesh_kind:
+            self._speak_last()
         world.finished()
+
+    def _speak_last(self) -> None:
+        """Let the mesh gather, and everybody speak."""
+        await_gathering(self.world)
+        for turn in range(chatter.LAST_WORDS):
+            chatter.last_words(self.world, turn)
+            self.world.run(_HEARING_S)
 
     def _tend(self) -> None:
         """Do what operators do when nodes wait for somebody who is gone for good, again and again.
@@ -265,42 +264,6 @@ class Run:
         outcome.alarms = dict(sorted(world.alarms.items()))
         for call in self.history.calls:
             outcome.calls[call.outcome] = outcome.calls.get(call.outcome, 0) + 1
-
-
-def await_members(world: World) -> None:
-    """Let time pass until everybody who is up may write."""
-    world.run_until(
-        lambda: all(machine.replica.writable for machine in world.up()),
-        "cluster in which everybody may write",
-        within_s=FOUNDING_S,
-    )
-
-
-def found_by_mesh(world: World) -> None:
-    """Start the first machine, which founds, and then all that seek it.
-
-    From then on the first has seeds too, as its operator would give it: a machine without any
-    that loses its disk founds another cluster.
-    """
-    first, *others = world.machines.values()
-    first.start()
-    await_members(world)
-    for machine in others:
-        machine.start()
-    await_members(world)
-    first.meet(machine.name for machine in others[:2])
-
-
-def await_gathering(world: World) -> None:
-    """Let time pass until the mesh of everybody shows everybody, and nobody else."""
-    if world.mesh_kind:
-        world.run_until(
-            lambda: gathered(world),
-            "mesh in which everybody shows just who is there",
-            within_s=GATHERING_S,
-            step_s=0.5,
-            checker="gathering",
-        )
 
 
 def _blame(outcome: Outcome, fault: Exception) -> None:

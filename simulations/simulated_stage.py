@@ -20,18 +20,31 @@ from typing import Any, Final
 
 from crdtmem.crdt import DATATYPES
 from crdtmem.reading import Reading
+from gossip.messages import State
 from simulations.errors import BadPlan
 from simulations.faults import FAULTS, clean_links
 from simulations.faults.disk import mend_disk
+from simulations.faults.network import spoil
+from simulations.founding import await_gathering, found_in_waves, link_hubs
 from simulations.history import Call
 from simulations.kernel import Kernel
-from simulations.network import Link
+from simulations.mesh import MESHES, name_of
 from simulations.node import Machine
 from simulations.operators import evict, rejoin
 from simulations.picture import Divergence
 from simulations.plan import Place, Plan
-from simulations.runner import FOUNDING_S, Outcome, Run
-from simulations.stage import FINAL_S, SPACE, Receipt, Scenario, Stage, Whom, load_scenario, mixed
+from simulations.runner import Outcome, Run
+from simulations.stage import (
+    FINAL_S,
+    PEERS,
+    SPACE,
+    Receipt,
+    Scenario,
+    Stage,
+    Whom,
+    load_scenario,
+    mixed,
+)
 from simulations.steps import Step
 from simulations.workloads import WORKLOADS
 from simulations.world import SECOND, World
@@ -40,13 +53,6 @@ __all__ = ["HUBS", "SimulatedStage", "run_scenario"]
 
 HUBS: Final = "hubs"
 _FIRST_WRITER: Final = 1_000_000
-_KIB: Final = 1_024
-_PROBABILITIES: Final = ("loss", "corrupt", "duplicate", "replay", "reorder")
-_UNITS: Final = {
-    "latency_ms": ("latency_us", 1_000),
-    "jitter_ms": ("jitter_us", 1_000),
-    "kib_per_s": ("bytes_per_s", _KIB),
-}
 
 
 def _silent(_: str) -> None:
@@ -65,6 +71,7 @@ class SimulatedStage(Stage):
         self._keep = keep
         self._places: list[Place] = []
         self._config: dict[str, int] = {}
+        self._mesh = ""
         self._clients = 0
         self._writes = 0
 
@@ -81,10 +88,14 @@ class SimulatedStage(Stage):
         """See ``Stage``."""
         self._config.update({name.replace("__", "."): item for name, item in settings.items()})
 
-    def regions(self, *names: str, machines: int = 1) -> list[str]:
+    def regions(self, *names: str, machines: int = 1, by: str = PEERS) -> list[str]:
         """See ``Stage``."""
         if self.played is not None:
             raise BadPlan("the cluster runs: use add")
+        mesh = "" if by == PEERS else by.replace("mesh", "lan")
+        if (mesh and mesh not in MESHES) or (self._places and mesh != self._mesh):
+            raise BadPlan(f"{by} is no way, or another, in which machines find each other")
+        self._mesh = mesh
         added = [
             Place(region if machines == 1 else f"{region}-{number}", region)
             for region in names
@@ -100,6 +111,7 @@ class SimulatedStage(Stage):
             machines=tuple(self._places),
             topology="star" if topology == HUBS else topology,
             config=self._config,
+            mesh=self._mesh,
             liveness_us=int(FINAL_S * SECOND),
         )
         self.played = Run(plan, keep=self._keep)
@@ -107,36 +119,13 @@ class SimulatedStage(Stage):
             self.divergence = Divergence(self.world)
             self.world.watchers.append(self.divergence)
         first = self.machines[0]
-        if topology == HUBS:
-            hubs = self._link_hubs()
-            self._found([[first], hubs, self.others(hubs)])
-        elif topology == "star":
-            self._found([[first], self.others(first)])
+        if topology == HUBS and not self._mesh:
+            hubs = link_hubs(self.world)
+            found_in_waves(self.world, [[first], hubs, self.others(hubs)])
+        elif topology == "star" and not self._mesh:
+            found_in_waves(self.world, [[first], self.others(first)])
         else:
             self.played.found()
-
-    def _link_hubs(self) -> list[str]:
-        """Let the first machine of each region know those before it, and the rest theirs."""
-        hubs: dict[str, str] = {}
-        for machine in self.world.machines.values():
-            if machine.region in hubs:
-                machine.peers = [hubs[machine.region]]
-            else:
-                # The very first knows nobody, and founds.
-                machine.peers = list(hubs.values())
-                hubs[machine.region] = machine.name
-        return list(hubs.values())
-
-    def _found(self, waves: list[list[str]]) -> None:
-        """Start wave by wave: who knows only those that are as new as itself would found."""
-        for names in waves:
-            for name in names:
-                self.world.machines[name].start()
-            self.world.run_until(
-                lambda: all(machine.replica.writable for machine in self.world.up()),
-                "cluster in which everybody may write",
-                within_s=FOUNDING_S,
-            )
 
     def add(self, name: str, region: str) -> None:
         """See ``Stage``."""
@@ -266,20 +255,8 @@ class SimulatedStage(Stage):
         """See ``Stage``."""
         for a, b in self._pairs(whom, to):
             for here, there in ((a, b), (b, a)):
-                self._spoil(self.world.network.link(here, there), wrong)
+                spoil(self.world.network.link(here, there), wrong, self.world.kernel.now_us)
                 self.world.note(next(iter(wrong)), here, there)
-
-    def _spoil(self, link: Link, wrong: dict[str, float]) -> None:
-        for name, value in wrong.items():
-            if name in _PROBABILITIES:
-                setattr(link, name, value)
-            elif name in _UNITS:
-                attribute, factor = _UNITS[name]
-                setattr(link, attribute, int(value * factor))
-            elif name == "clog_s":
-                link.clogged_until_us = self.world.kernel.now_us + int(value * SECOND)
-            else:
-                raise BadPlan(f"nothing that may be wrong with a link is called {name}")
 
     # ------------------------------------------------------------------ machines
 
@@ -408,6 +385,22 @@ class SimulatedStage(Stage):
     def replica_id(self, machine: str) -> int:
         """See ``Stage``."""
         return self._running(machine).engine.replica_id
+
+    def shown(self, machine: str) -> list[str]:
+        """See ``Stage``."""
+        life = self._running(machine).mesh
+        if life is None:
+            raise BadPlan("these machines have no mesh: see regions")
+        addresses = {
+            name_of(view.record.profile.gossip_address)
+            for view in life.mesh.members()
+            if view.state <= State.SUSPECT
+        }
+        return [name for name in self.machines if name in addresses]
+
+    def gather(self) -> float:
+        """See ``Stage``."""
+        return await_gathering(self.world)
 
     def alarms(self, name: str) -> int:
         """See ``Stage``."""

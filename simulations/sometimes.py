@@ -78,6 +78,10 @@ SOMETIMES: Final[dict[str, Rare]] = {
     "a stream of version 2, of two programs": Rare("upgrade, of both ends", 16, ("upgrade",)),
     "a client began a new session": Rare("evictions, and long cuts", 60),
     "a client gave up waiting": Rare("long pauses and slow disks", SELDOM),
+    "a member lied": Rare("the fault liar", 4, ("liar",)),
+    "a key rotated: install": Rare("the fault rotate_keys", 10, ("rotate_keys",)),
+    "a key rotated: use": Rare("the fault rotate_keys", 20, ("rotate_keys",)),
+    "a key rotated: remove": Rare("the fault rotate_keys", 30, ("rotate_keys",)),
     "a write repeated without knowing what became of it": Rare("crashes under clients", 20),
 }
 """Every rare path by name."""

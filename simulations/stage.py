@@ -55,6 +55,7 @@ from simulations.workloads import WORKLOADS
 
 __all__ = [
     "FINAL_S",
+    "PEERS",
     "SPACE",
     "Receipt",
     "Scenario",
@@ -71,6 +72,9 @@ SPACE: Final = ("stage",)
 """The space of what a scenario writes itself."""
 
 _DEFAULT_SEED: Final = 7
+
+PEERS: Final = "peers"
+"""How machines find each other that are told of each other by their settings."""
 
 Whom = str | Iterable[str]
 """Machines, by name or by region."""
@@ -113,10 +117,12 @@ class Stage(ABC):
         """
 
     @abstractmethod
-    def regions(self, *names: str, machines: int = 1) -> list[str]:
+    def regions(self, *names: str, machines: int = 1, by: str = PEERS) -> list[str]:
         """Add machines to regions (keys of ``regions.REGIONS``); return their names.
 
-        One machine bears its region's name, several are numbered: ``eu-west-1``.
+        One machine bears its region's name, several are numbered: ``eu-west-1``. ``by`` is how
+        all of them find each other: by configured ``peers``, by the ``mesh``, or by another of
+        ``mesh.MESHES``: ``swift``, ``swift sealed``, ``lan sealed``.
         """
 
     @abstractmethod
@@ -316,6 +322,17 @@ class Stage(ABC):
     @abstractmethod
     def replica_id(self, machine: str) -> int:
         """Return the id under which a machine writes now. It must be up."""
+
+    def shown(self, machine: str) -> list[str]:
+        """Return the machines that a machine's mesh holds for living. It must be up."""
+        raise BadPlan("there is no mesh to ask here")
+
+    def gather(self) -> float:
+        """Let time pass until the mesh of everybody shows just who is there; return the seconds.
+
+        Raises ``LivenessViolation`` if it takes too long.
+        """
+        raise BadPlan("there is no mesh to wait for here")
 
     @abstractmethod
     def alarms(self, name: str) -> int:

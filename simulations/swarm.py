@@ -28,7 +28,9 @@ from random import Random
 from typing import Any, Final
 
 from simulations.faults import FAULTS, Shape
+from simulations.faults.mesh import MESH
 from simulations.kernel import Kernel
+from simulations.mesh import MESHES
 from simulations.plan import Injection, Place, Plan
 from simulations.regions import REGIONS
 from simulations.steps import Step
@@ -88,16 +90,35 @@ def draw_plan(seed: int) -> Plan:
     workloads, steps = _steps(chance("swarm/workloads"), len(machines), safety_us)
     recorded = _recorded(chance("swarm/recordings"), len(machines), safety_us)
     topology = chance("swarm/topology")
+    mesh, mesh_faults = _mesh(chance("swarm/mesh"), shape)
+    injections = (*_injections(chance("swarm/faults"), shape), *mesh_faults)
     return Plan(
         seed=seed,
         machines=machines,
         topology=topology.choice(("mesh",) * 8 + ("ring", "star")),
         config=_config(chance("swarm/config")),
+        mesh=mesh,
         workloads=(*workloads, *recorded),
         steps=_merged(steps, recorded),
-        injections=_injections(chance("swarm/faults"), shape),
+        injections=tuple(sorted(injections, key=lambda injection: injection.at_us)),
         safety_us=safety_us,
     )
+
+
+def _mesh(random: Random, shape: Shape) -> tuple[str, list[Injection]]:
+    """Draw how machines find each other, and what goes wrong with that; half have static peers."""
+    kind = random.choice(("swift", "lan", "swift", "lan", *sorted(MESHES)))
+    if random.random() < 0.5:
+        return "", []
+    names = [fault.name for fault in MESH if random.random() < 0.4]
+    drawn = [
+        Injection(
+            int(random.random() * shape.safety_us * 0.9), name, FAULTS[name].draw(random, shape)
+        )
+        for name in names
+        for _ in range(random.choice((1, 1, 2)))
+    ]
+    return kind, drawn
 
 
 def _machines(random: Random) -> tuple[Place, ...]:
@@ -164,7 +185,8 @@ def _merged(steps: tuple[Step, ...], recorded: Mapping[str, list[Step]]) -> tupl
 
 def _injections(random: Random, shape: Shape) -> tuple[Injection, ...]:
     """Draw which faults there are, how many, and when; some seeds have none at all."""
-    enabled = [name for name in sorted(FAULTS) if random.random() < random.choice((0.1, 0.3, 0.6))]
+    ordinary = sorted(name for name, fault in FAULTS.items() if fault.kind != "mesh")
+    enabled = [name for name in ordinary if random.random() < random.choice((0.1, 0.3, 0.6))]
     count = random.choice((0, 1, 2, 3, 5, 8, 13, 20)) if enabled else 0
     drawn: list[tuple[int, str, dict[str, Any]]] = []
     cruel = 0

@@ -13,6 +13,7 @@ from simulations.checkers.acknowledged import Acknowledged
 from simulations.checkers.agreement import Agreement
 from simulations.checkers.base import Checker
 from simulations.checkers.bounds import Bounds
+from simulations.checkers.broadcasts import Broadcasts
 from simulations.checkers.budgets import Budgets
 from simulations.checkers.clocks import Clocks
 from simulations.checkers.conditions import Conditions
@@ -22,9 +23,13 @@ from simulations.checkers.delivery import Delivery
 from simulations.checkers.documents import Documents
 from simulations.checkers.durability import Durability
 from simulations.checkers.expiry import Expiry
+from simulations.checkers.false_deaths import FalseDeaths
+from simulations.checkers.farewells import Farewells
+from simulations.checkers.gathering import Gathering
 from simulations.checkers.identities import Identities
 from simulations.checkers.joins import Joins
 from simulations.checkers.liveness import Liveness
+from simulations.checkers.lives import Lives
 from simulations.checkers.membership import Membership
 from simulations.checkers.oracle import Oracle
 from simulations.checkers.reads import Reads
@@ -71,6 +76,11 @@ _ALL: Final[tuple[type[Checker], ...]] = (
     Semantics,
     Documents,
     Bounds,
+    Gathering,
+    Lives,
+    Farewells,
+    FalseDeaths,
+    Broadcasts,
     Liveness,
 )
 

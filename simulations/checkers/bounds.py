@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from crdtmem.derived import KNOWN_OPERATIONS
 from simulations.checkers.base import Checker
+from simulations.checkers.mesh_sizes import mesh_sizes
 from simulations.node import Machine, Ticket
 
 __all__ = ["Bounds"]
@@ -38,7 +39,10 @@ class Bounds(Checker):
             self._look(machine)
 
     def _look(self, machine: Machine) -> None:
-        for what, (size, limit) in _sizes(machine).items():
+        sizes = _sizes(machine)
+        if machine.mesh is not None:
+            sizes |= mesh_sizes(machine.mesh)
+        for what, (size, limit) in sizes.items():
             if size > limit:
                 raise self.fail(f"{what}: {size}, the limit is {limit}", machine)
 

@@ -13,6 +13,7 @@ from simulations.faults.base import Fault, Lasting, Shape
 from simulations.faults.disk import DISKS, mend_disk
 from simulations.faults.machines import MACHINES
 from simulations.faults.memory import MEMORY
+from simulations.faults.mesh import MESH
 from simulations.faults.network import NETWORK, clean_links
 from simulations.faults.system import SYSTEM, replace_disk
 from simulations.world import World
@@ -20,11 +21,11 @@ from simulations.world import World
 __all__ = ["FAULTS", "Fault", "Lasting", "Shape", "clean_links", "heal_all"]
 
 FAULTS: Final[dict[str, Fault]] = {
-    fault.name: fault for fault in (*NETWORK, *MACHINES, *DISKS, *MEMORY, *SYSTEM)
+    fault.name: fault for fault in (*NETWORK, *MACHINES, *DISKS, *MEMORY, *SYSTEM, *MESH)
 }
 """Every fault by name."""
 
-assert len(FAULTS) == sum(map(len, (NETWORK, MACHINES, DISKS, MEMORY, SYSTEM)))
+assert len(FAULTS) == sum(map(len, (NETWORK, MACHINES, DISKS, MEMORY, SYSTEM, MESH)))
 
 
 def heal_all(world: World) -> None:

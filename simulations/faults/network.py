@@ -12,14 +12,15 @@ Invariants: lifting a cut lets through what streams held back, in order.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from random import Random
 from typing import Any, ClassVar, Final
 
+from simulations.errors import BadPlan
 from simulations.faults.base import Arguments, Fault, Lasting, Shape, later
 from simulations.network import Link
 from simulations.regions import one_way_us
-from simulations.world import World
+from simulations.world import SECOND, World
 
 __all__ = [
     "NETWORK",
@@ -43,9 +44,17 @@ __all__ = [
     "Split",
     "StreamsOnly",
     "clean_links",
+    "spoil",
 ]
 
 _LEAST_FLAP_US: Final = 100_000
+_KIB: Final = 1_024
+_PROBABILITIES: Final = ("loss", "corrupt", "duplicate", "replay", "reorder")
+_UNITS: Final = {
+    "latency_ms": ("latency_us", 1_000),
+    "jitter_ms": ("jitter_us", 1_000),
+    "kib_per_s": ("bytes_per_s", _KIB),
+}
 
 
 def _pairs(world: World, arguments: Arguments) -> list[tuple[str, str]]:
@@ -387,3 +396,17 @@ def clean_links(world: World) -> None:
                 setattr(link, name, value)
         link.free_at_us = min(link.free_at_us, world.kernel.now_us)
     world.network.flush()
+
+
+def spoil(link: Link, wrong: Mapping[str, float], now_us: int) -> None:
+    """Let something be wrong with a link, in the words of a stage. Raises ``BadPlan``."""
+    for name, value in wrong.items():
+        if name in _PROBABILITIES:
+            setattr(link, name, value)
+        elif name in _UNITS:
+            attribute, factor = _UNITS[name]
+            setattr(link, attribute, int(value * factor))
+        elif name == "clog_s":
+            link.clogged_until_us = now_us + int(value * SECOND)
+        else:
+            raise BadPlan(f"nothing that may be wrong with a link is called {name}")

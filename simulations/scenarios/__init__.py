@@ -11,6 +11,7 @@ from typing import Final
 
 from simulations.scenarios import (
     agents_move,
+    blocked_datagrams,
     both_sides_forced,
     bridge_node,
     budget_under_partition,
@@ -20,15 +21,19 @@ from simulations.scenarios import (
     evicted_returns,
     five_hundred_nodes,
     flapping_link,
+    gateway_lost,
     half_the_cluster_dies,
     hot_key,
     internet_scale,
     late_snapshot,
+    mass_restart,
+    mesh_month_offline,
     month_offline,
     one_way_wan,
     region_loss,
     restored_backup,
     rolling_upgrade,
+    rotating_keys,
     slow_peer,
     thundering_rejoin,
 )
@@ -58,6 +63,11 @@ _FILES: Final = (
     agents_move,
     internet_scale,
     five_hundred_nodes,
+    mass_restart,
+    blocked_datagrams,
+    rotating_keys,
+    gateway_lost,
+    mesh_month_offline,
 )
 
 SCENARIOS: Final[dict[str, Scenario]] = {

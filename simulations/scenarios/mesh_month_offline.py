@@ -1,0 +1,47 @@
+"""A machine is switched off for a month, long after everybody has forgotten that it ever was.
+
+What must hold: the others reap it from their lists and go on seeking it; it comes back without
+being told where anybody is, from what it had remembered; within a minute all show it again, and
+what it alone knew reaches everybody.
+"""
+
+from simulations.stage import Stage
+
+__all__ = ["SIMULATOR_ONLY", "SLOW", "TITLE", "play"]
+
+TITLE = "Back in the mesh after a month"
+SIMULATOR_ONLY = "nobody waits a month for a test"
+SLOW = True
+
+_DAY_S = 86_400
+_HOUR_US = 3_600_000_000
+
+
+def play(stage: Stage) -> None:
+    """Play it."""
+    # Quiet streams are asked how they are once an hour; the mesh probes as ever.
+    stage.settings(sync__ping_us=_HOUR_US, sync__digest_us=_HOUR_US, sync__silence_us=3 * _HOUR_US)
+    stage.regions("eu-west", "ap-southeast", by="mesh")
+    stage.start()
+    stage.gather()
+    stage.run(40)
+    stage.say("ap-southeast is cut off, notes something, and is switched off")
+    stage.cut("ap-southeast")
+    note = stage.write("ap-southeast", "note", "written in the dark")
+    stage.run(1)
+    stage.expect(note.ok, "ap-southeast has acknowledged its note")
+    stage.crash("ap-southeast")
+    stage.heal()
+    stage.run(2 * _DAY_S)
+    stage.expect(stage.shown("eu-west") == [], "eu-west shows nobody")
+    stage.run(28 * _DAY_S)
+    stage.write("eu-west", "note of the other", "written alone")
+    stage.say("a month has passed")
+    stage.restart("ap-southeast")
+    took_s = stage.gather()
+    stage.say(f"all show each other after {took_s:.1f} s")
+    stage.expect(took_s <= 60, "they met within a minute")
+    stage.converge(within_s=60)
+    for machine in stage.machines:
+        for key, text in (("note", "written in the dark"), ("note of the other", "written alone")):
+            stage.expect(stage.read(machine, key) == text, f"{machine} has the {key}")
