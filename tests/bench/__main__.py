@@ -1,4 +1,4 @@
-"""Benchmarks: ``python -m tests.bench kernel|simulator [--json] [--quick] [--rounds N]``.
+"""Benchmarks: ``python -m tests.bench kernel|simulator|gossip [--json] [--quick] [--rounds N]``.
 
 Exits with 1 when a row that has a target misses it.
 """
@@ -21,6 +21,11 @@ def measure(given: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
 
         worlds = simulator.Plan.quick() if given.quick else simulator.Plan()
         return simulator.run(replace(worlds, **more))
+    if given.suite == "gossip":
+        from tests.bench import gossip
+
+        rounds = gossip.Plan.quick() if given.quick else gossip.Plan()
+        return gossip.run(replace(rounds, plot=given.plot))
     from tests.bench import kernel
 
     plan = kernel.Plan(directory=given.directory)
@@ -32,11 +37,12 @@ def measure(given: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
 def main() -> int:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("suite", choices=["kernel", "simulator"])
+    parser.add_argument("suite", choices=["kernel", "simulator", "gossip"])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="small sizes, one round")
     parser.add_argument("--rounds", type=int, default=None, help="rounds per figure (5, or 3)")
     parser.add_argument("--directory", default="", help="where the kernel's stores are made")
+    parser.add_argument("--plot", default="", help="where gossip's picture (SVG) is written")
     given = parser.parse_args()
     rows, about = measure(given)
     if given.json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from math import isinf
 from typing import Any
 
 from rich.console import Console
@@ -18,6 +19,8 @@ class Row:
 
     ``ratio`` is always ``peer_value / value``: how many times better we are, in time, bytes
     or seconds. ``target`` is the least ratio that passes; ``None`` where the row informs.
+    ``peer_value`` is ``None`` where the peer could not be measured: then there is no ratio, and
+    nothing to pass.
     ``extra`` holds the same figure by processor time, and the spread.
     """
 
@@ -25,19 +28,24 @@ class Row:
     value: float
     unit: str
     peer: str
-    peer_value: float
+    peer_value: float | None
     target: float | None = None
     extra: dict[str, Any] | None = None
 
     @property
-    def ratio(self) -> float:
-        """How many times better than the peer."""
-        return self.peer_value / self.value if self.value else float("inf")
+    def ratio(self) -> float | None:
+        """How many times better than the peer; 0 is as good as 0."""
+        if self.peer_value is None:
+            return None
+        if not self.value:
+            return float("inf") if self.peer_value else 1.0
+        return self.peer_value / self.value
 
     @property
     def passes(self) -> bool | None:
         """Whether the target is met; ``None`` where there is none."""
-        return None if self.target is None else self.ratio >= self.target
+        ratio = self.ratio
+        return None if self.target is None or ratio is None else ratio >= self.target
 
     def as_value(self) -> dict[str, Any]:
         """Return the row in the form that is printed."""
@@ -46,12 +54,17 @@ class Row:
             "value": round(self.value, 4),
             "unit": self.unit,
             "peer": self.peer,
-            "peer_value": round(self.peer_value, 4),
-            "ratio": round(self.ratio, 3),
+            "peer_value": _rounded(self.peer_value, 4),
+            "ratio": _rounded(self.ratio, 3),
             "target": self.target,
             "pass": self.passes,
             **(self.extra or {}),
         }
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    """Round what JSON can hold: nothing is infinite there."""
+    return None if value is None or isinf(value) else round(value, digits)
 
 
 def as_json(rows: list[Row], about: dict[str, Any]) -> str:
@@ -74,8 +87,8 @@ def show(rows: list[Row], about: dict[str, Any], *, title: str) -> None:
             f"{row.value:,.3f}",
             row.unit,
             row.peer,
-            f"{row.peer_value:,.3f}",
-            f"{row.ratio:.2f}",
+            "" if row.peer_value is None else f"{row.peer_value:,.3f}",
+            "" if row.ratio is None else f"{row.ratio:.2f}",
             target,
             mark,
         )

@@ -13,22 +13,18 @@ and memberships afterwards. Stated bounds:
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from crdtmem.client import Client, connect
-from crdtmem.keys import create_ring
+from crdtmem.client import Client
 from tests.capabilities import needs
 from tests.end_to_end.namespaces import Meter, Network
-from tests.end_to_end.talkers import FAST, Talker
-from tests.waiting import eventually, eventually_answered, wait_until
+from tests.end_to_end.placed_nodes import all_alive, running
+from tests.waiting import eventually, eventually_answered
 
 needs("namespaces", "nft")
 
@@ -38,85 +34,11 @@ HEALED_S: Final = 20.0
 HEALING_BYTES_PER_S: Final = 128 * 1024
 IDLE_BYTES_PER_S: Final = 1024
 WINDOW_S: Final = 2.0
-REGIONS: Final = ("eu", "eu", "us", "us")
-PORT: Final = 7420
-
-
-class PlacedNode(Talker):
-    """``crdtmem node --json`` in a namespace; its control socket is a path, seen from here."""
-
-    def __init__(
-        self, network: Network, index: int, folder: Path, constants: Sequence[str]
-    ) -> None:
-        place = network.places[index]
-        self.name = f"n{index}"
-        self.socket = folder / f"{self.name}.sock"
-        first = f"{network.places[0].host}:{PORT}"
-        own = folder / f"{self.name}.keys"
-        if not own.exists():
-            own.write_bytes((folder / "cluster.keys").read_bytes())
-            own.chmod(0o600)
-        super().__init__(
-            [
-                *place.prefix, sys.executable, "-m", "crdtmem", "node", "--json",
-                "--region", REGIONS[index], "--node-name", self.name,
-                "--store", f"sqlite:///{folder}/{self.name}.db",
-                "--control-socket", str(self.socket),
-                "--listen", f"{place.host}:{PORT}", "--keyring", str(own),
-                *(["--join", first] if index else []),
-                "--set", f"mesh.constants={','.join(constants)}",
-                "--set", "reconnect.minimum_ms=50", "--set", "reconnect.maximum_ms=500",
-            ],
-            _ready_line,
-        )  # fmt: skip
-
-    def await_ready(self) -> None:
-        wait_until(lambda: self.events or not self.runs, f"{self.name} ready", timeout_s=60)
-        assert self.events, f"{self.name} ended: {''.join(self.noise)}"
-
-
-def _ready_line(line: str) -> dict[str, Any] | None:
-    return json.loads(line) if line.startswith('{"ready"') else None
-
-
-@contextlib.asynccontextmanager
-async def running(
-    folder: Path, network: Network, constants: Sequence[str] = FAST
-) -> AsyncIterator[list[Client]]:
-    """Run a node in each place; yield a client of each, once all are one cluster."""
-    create_ring(folder / "cluster.keys")
-    nodes = []
-    async with contextlib.AsyncExitStack() as stack:
-        clients = []
-        for index in range(len(network.places)):
-            node = PlacedNode(network, index, folder, constants)
-            stack.callback(node.end)
-            nodes.append(node)
-            if index == 0:
-                node.await_ready()
-        for node in nodes:
-            node.await_ready()
-            client = await connect(f"unix://{node.socket}", timeout_ms=20_000)
-            stack.push_async_callback(client.close)
-            clients.append(client)
-        await eventually_answered(lambda: all_alive(clients), "cluster", timeout_s=60)
-        yield clients
 
 
 async def states(client: Client) -> dict[str, str]:
     """Return what a node says of each member."""
     return {row["node"]: row["state"] for row in await client.call("members", ())}
-
-
-async def all_alive(clients: Sequence[Client]) -> bool:
-    """Whether every node sees every node, counted by the cluster, and all hold the same."""
-    for client in clients:
-        rows = await client.call("members", ())
-        alive = [row for row in rows if row["state"] == "alive" and row["member"]]
-        if len(alive) != len(clients):
-            return False
-    statuses = [await client.call("status", ()) for client in clients]
-    return len({status["digest"] for status in statuses}) == 1
 
 
 async def write(client: Client, label: str, count: int = 50) -> None:
@@ -156,7 +78,7 @@ async def heals(network: Network, clients: Sequence[Client]) -> Meter:
 def test_both_sides_of_a_cut_stay_writable_and_agree_after_it(tmp_path: Path) -> None:
     async def story() -> None:
         with Network(4) as network:
-            async with running(tmp_path, network) as clients:
+            async with running(tmp_path, network) as (_, clients):
                 places = network.places
                 network.split(places[:2], places[2:])
 
@@ -186,7 +108,7 @@ def test_both_sides_of_a_cut_stay_writable_and_agree_after_it(tmp_path: Path) ->
 def test_replication_at_rest_costs_next_to_nothing(tmp_path: Path) -> None:
     async def story() -> None:
         with Network(3) as network:
-            async with running(tmp_path, network, ()) as clients:
+            async with running(tmp_path, network, ()) as (_, clients):
                 await write(clients[0], "west", 10)
                 await eventually_answered(lambda: all_alive(clients), "rest", timeout_s=30)
                 before, since_s = network.octets(), time.monotonic()
