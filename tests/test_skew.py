@@ -47,6 +47,15 @@ def test_within_a_second_it_does_not_look_again() -> None:
     assert watch.look({2: 0, 3: 9 * SECOND_US}, SECOND_US + 1) == []
 
 
+def test_clocks_that_only_probes_measured_count_and_streams_know_better() -> None:
+    watch = SkewWatch(1, BOUND_US)
+    watch.probed_us = {2: 0, 3: SECOND_US, 4: 7 * SECOND_US}
+    # The stream's own measure of 4 is the newer one.
+    assert names(list(watch.look({4: 10}, SECOND_US))) == [("clock skew", 3)]
+    watch.probed_us = {2: 0, 3: 0}
+    assert names(list(watch.look({}, 2 * SECOND_US))) == [("clock sane", 3)]
+
+
 def test_stamps_from_the_future_are_counted_by_origin() -> None:
     watch = SkewWatch(1, BOUND_US)
     stamps: list[Any] = [
