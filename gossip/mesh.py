@@ -219,10 +219,10 @@ class Mesh:
 
     def leave(self, now_us: int, wall_us: int) -> list[Effect]:
         """Say farewell, in both pools, and be silent from then on."""
-        effects = self._each(lambda swim: swim.leave(now_us, wall_us), now_us, wall_us)
+        # First, so that no duty is taken up on the way out.
         self._running = False
         self._viewing.stop()
-        return effects
+        return self._each(lambda swim: swim.leave(now_us, wall_us), now_us, wall_us)
 
     def broadcast(self, payload: bytes, now_us: int, wall_us: int = 0) -> list[Effect]:
         """Tell the members of one's own region; best effort. Raises ``TooLarge``."""
@@ -243,7 +243,11 @@ class Mesh:
 
     def forget(self, member: int, now_us: int, wall_us: int = 0) -> list[Effect]:
         """List and seek a member no longer. Raises ``UnknownMember``."""
-        known = [kind for kind, swim in self._swims() if swim.view(member) is not None]
+        known = [
+            kind
+            for kind, swim in self._swims()
+            if swim.view(member) is not None or member in swim.sought
+        ]
         if not known and self._regions.row(member) is None:
             raise UnknownMember(f"no member {member:016x} is known here", member=member)
         self._regions.forget(member)
@@ -473,7 +477,9 @@ class Mesh:
             return []
         living = [view.record for view in swim.members() if view.state <= State.SUSPECT]
         new = new_addresses(referral, [self.me, *living])
-        return self._from(kind, swim.join(new, now_us, wall_us), now_us, wall_us) if new else []
+        if not new:
+            return []
+        return self._from(kind, swim.join(new, now_us, wall_us, hearsay=True), now_us, wall_us)
 
     # ------------------------------------------------------------------ small things
 

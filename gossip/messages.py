@@ -7,7 +7,7 @@ Idea: a member is a 64-bit id that is never reused. It counts its own starts in 
 *generation*, persisted before it is used, and its refutations in an *incarnation*. News is
 ordered by (generation, incarnation, state), states by ``State``: of two things said of the
 same life, the worse wins, and only the member itself can answer with a higher incarnation.
-``LEFT`` ends a generation: only a new start brings the member back.
+``LEFT`` ends a generation: only a new start brings the member back, or its own denial.
 
 Invariants: a ``Record`` is authored by its member only; everything else is hearsay.
 

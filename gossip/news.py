@@ -10,9 +10,9 @@ its subject is asked, and only its own direct answer, or its silence, decides. A
 believed of a member that was suspected for a while; of another it is a suspicion.
 
 Invariants: the listed word of a member only rises, but for one that it denies at first hand;
-``LEFT`` is final for a generation; only a member's own answer at first hand changes its
-generation or profile while it is alive; one's own incarnation rises above every credible
-accusation.
+``LEFT`` is final for a generation, unless that life itself answers with a newer word (then the
+farewell was not its own); only a member's own answer at first hand changes its generation or
+profile while it is alive; one's own incarnation rises above every credible accusation.
 
 Source: SWIM, sections 4.2 and 4.3; the verification is this project's.
 """
@@ -67,7 +67,7 @@ class News:
             hint = another_life or jump or record.profile != known.profile
         else:
             # A forged life, once believed, would make the true one look old for ever.
-            hint = pushed or jump or another_life
+            hint = pushed or jump or another_life or entry.state is State.LEFT
         if hint:
             pool.ask(record, None)
         else:
@@ -91,16 +91,13 @@ class News:
         if (record.generation, record.incarnation) < (known.generation, known.incarnation):
             pool.refuse("stale")
             return True
-        if record.generation > known.generation:
+        if (record.generation, record.incarnation) > (known.generation, known.incarnation):
             return False
         if entry.state is State.LEFT:
             pool.refuse("left")
-            return True
-        if record.incarnation == known.incarnation:
-            if record.profile.gossip_address != entry.address:
-                self._doubled(known, record)
-            return True
-        return False
+        elif record.profile.gossip_address != entry.address:
+            self._doubled(known, record)
+        return True
 
     def _admit(self, record: Record) -> None:
         pool = self._pool

@@ -35,6 +35,8 @@ _SEEDS: Final = 64
 _AT_ONCE: Final = 16
 """How many addresses are tried at the start."""
 _PER_TURN: Final = 3
+_LATELY: Final = 16
+"""Among so many that were lost last, half of the tries are made."""
 _REMEMBER_US: Final = 30_000_000
 _CHUNK: Final = 250
 
@@ -48,6 +50,8 @@ class Rejoin:
         self._prober = prober
         self._seeds: dict[str, int] = {}
         """By address, who answered there last, or 0."""
+        self._given: dict[str, None] = {}
+        """Those of the seeds that the host named: what others tell does not push them out."""
         self._sought: dict[int, str] = self._read(remembered) if remembered else {}
         self._trying: set[str] = set()
         self._mine: set[str] = set()
@@ -59,13 +63,19 @@ class Rejoin:
 
     # -------------------------------------------------------------- whom
 
-    def add_seeds(self, addresses: Iterable[str]) -> None:
-        """Seek whoever is at these addresses; of more than 64 the oldest are given up."""
+    def add_seeds(self, addresses: Iterable[str], *, hearsay: bool = False) -> None:
+        """Seek whoever is at these addresses; of more than 64 the oldest are given up, and
+        those that are ``hearsay`` (another member told them) before those of the host."""
         for place in addresses:
             address(place)
             self._seeds[place] = self._seeds.pop(place, 0)
+            if not hearsay:
+                self._given[place] = self._given.pop(place, None)
         while len(self._seeds) > _SEEDS:
-            del self._seeds[next(iter(self._seeds))]
+            told = (place for place in self._seeds if place not in self._given)
+            oldest = next(told, None) or next(iter(self._seeds))
+            del self._seeds[oldest]
+            self._given.pop(oldest, None)
 
     def seek(self, member: int, place: str) -> None:
         """Seek a member that died, at the address that it had."""
@@ -74,9 +84,15 @@ class Rejoin:
         while len(self._sought) > self._pool.config.remembered_peers:
             del self._sought[next(iter(self._sought))]
 
-    def found(self, member: int) -> None:
-        """Seek a member no longer: it is here, said farewell, or shall be forgotten."""
-        self._sought.pop(member, None)
+    def found(self, member: int) -> bool:
+        """Seek a member no longer: it is here, said farewell, or shall be forgotten; tell
+        whether it was sought."""
+        return self._sought.pop(member, None) is not None
+
+    @property
+    def sought(self) -> frozenset[int]:
+        """Whom one seeks."""
+        return frozenset(self._sought)
 
     # -------------------------------------------------------------- turns
 
@@ -121,8 +137,21 @@ class Rejoin:
         return found
 
     def _draw(self, count: int) -> list[tuple[int, str]]:
-        sought = list(self._sought.items())
-        return self._pool.chance.sample(sought, min(count, len(sought)))
+        """Draw some of the sought, half of them from those lost last: where many ids are gone
+        for good, the other side of a partition must not wait behind them."""
+        chance, table = self._pool.chance, self._pool.table
+        # At an address that is somebody's now, the one that had it before does not answer.
+        taken = {self._pool.address, *self._mine}
+        sought = [
+            (member, place)
+            for member, place in self._sought.items()
+            if place not in taken and table.at(place) is None
+        ]
+        if len(sought) <= count:
+            return sought
+        lately = chance.sample(sought[-max(_LATELY, count) :], (count + 1) // 2)
+        others = [one for one in sought if one not in lately]
+        return lately + chance.sample(others, count - len(lately))
 
     def _try(self, places: list[tuple[int, str]]) -> None:
         for member, place in places:
@@ -176,6 +205,11 @@ class Rejoin:
             self._trying.discard(place)
 
     # -------------------------------------------------------------- over restarts
+
+    def remember_soon(self) -> None:
+        """Look at the end of this input, or when it is time, whether that has changed."""
+        if ("remember", 0) not in self._pool.agenda:
+            self._pool.agenda.set(("remember", 0), self._pool.now_us)
 
     def remember(self) -> None:
         """Ask the host to keep whom one knows, if that has changed; look again later if so."""

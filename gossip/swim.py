@@ -242,10 +242,13 @@ class Swim:
 
     # ------------------------------------------------------------------ commands
 
-    def join(self, addresses: Sequence[str], now_us: int, wall_us: int) -> list[Effect]:
-        """Seek members at these addresses, now and until they are met. Raises ``Malformed``."""
+    def join(
+        self, addresses: Sequence[str], now_us: int, wall_us: int, *, hearsay: bool = False
+    ) -> list[Effect]:
+        """Seek members at these addresses, now and until they are met. ``hearsay``: another
+        member named them; they push no address out that the host named. Raises ``Malformed``."""
         self._clock(now_us, wall_us)
-        self._rejoin.add_seeds(addresses)
+        self._rejoin.add_seeds(addresses, hearsay=hearsay)
         if self._pool.running:
             self._rejoin.try_now(addresses)
         return self._effects()
@@ -259,6 +262,8 @@ class Swim:
         farewell = Dead(pool.me.stamp, pool.me.member)
         for entry in pool.table.pick(pool.chance, _FAREWELLS):
             pool.send(entry.address, farewell)
+        # The others do not seek who left: whom to come back to is known here only.
+        self._rejoin.remember()
         pool.running = False
         pool.agenda.clear()
         return pool.take_effects()
@@ -296,10 +301,12 @@ class Swim:
         pool = self._pool
         self._clock(now_us, pool.wall_us)
         entry = pool.table.get(member)
-        if entry is None:
+        # One that was reaped is listed no more, but sought for ever.
+        if not self._rejoin.found(member) and entry is None:
             raise UnknownMember(f"no member {member:016x} is known here", member=member)
-        self._drop(entry)
-        self._rejoin.found(member)
+        if entry is not None:
+            self._drop(entry)
+        self._rejoin.remember_soon()
         return self._effects()
 
     # ------------------------------------------------------------------ what is known
@@ -327,6 +334,11 @@ class Swim:
     def coordinate(self) -> Coordinate:
         """One's own place in the space of round trips."""
         return self._pool.place.value
+
+    @property
+    def sought(self) -> frozenset[int]:
+        """Whom one seeks, listed or not."""
+        return self._rejoin.sought
 
     @property
     def table_hash(self) -> int:
@@ -425,7 +437,8 @@ class Swim:
         elif entry.live:
             pool.heard(entry)
             self._exchanges.hash_seen(entry, table_hash)
-        elif entry.state is State.DEAD:
+        else:
+            # Who left is silent, unless the farewell was not its own.
             pool.remind(entry)
 
     def _from_myself(self, packet: Packet) -> None:
