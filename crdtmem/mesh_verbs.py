@@ -7,16 +7,18 @@ Idea: a third table of handlers, over the node, that put the three together. Wha
 about at other nodes is waited for, within the client's time, so that a script may go from
 one step of a rotation to the next.
 
-======= ============================ =======================================================
-verb    body                         answer
-======= ============================ =======================================================
-members nil                          a list of maps, this node first: see ``members_of``
-keyring nil                          a map: see ``ring_of``
-rotate  action, key, timeout_ms      the same map, afterwards; ``action`` is install (``key``
-                                     is bytes, or nil for a fresh one), use, remove or
-                                     remove_compromised (``key`` is its number)
-leave   forced, timeout_ms           a map: who holds all that this node held; the node ends
-======= ============================ =======================================================
+============== ============================ ================================================
+verb           body                         answer
+============== ============================ ================================================
+members        nil                          a list of maps, this node first: ``members_of``
+member_changes nil                          events: lists of what becomes of members
+keyring        nil                          a map: see ``ring_of``
+rotate         action, key, timeout_ms      the same map, afterwards; ``action`` is install
+                                            (``key`` is bytes, or nil for a fresh one), use,
+                                            remove or remove_compromised (its number)
+leave          forced, timeout_ms           a map: who holds all that this node held; the
+                                            node ends
+============== ============================ ================================================
 """
 
 from __future__ import annotations
@@ -57,6 +59,7 @@ def mesh_verbs(node: Node) -> Mapping[str, Handler]:
     verbs = _MeshVerbs(node)
     return {
         "members": verbs.members,
+        "member_changes": verbs.member_changes,
         "keyring": verbs.keyring,
         "rotate": verbs.rotate,
         "leave": verbs.leave,
@@ -72,6 +75,19 @@ class _MeshVerbs:
     def members(self, request: Request, body: Any) -> None:
         fields(body, 0, "members")
         request.set_result(members_of(self._node))
+
+    def member_changes(self, request: Request, body: Any) -> None:
+        fields(body, 0, "member_changes")
+        request.run(self._changes(request))
+
+    async def _changes(self, request: Request) -> None:
+        queue = self._node.meshing.watch()
+        try:
+            await request.emit([])
+            while True:
+                await request.emit([await queue.get()])
+        finally:
+            self._node.meshing.unwatch(queue)
 
     def keyring(self, request: Request, body: Any) -> None:
         fields(body, 0, "keyring")

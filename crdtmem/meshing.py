@@ -20,7 +20,7 @@ import asyncio
 import errno
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
@@ -52,6 +52,8 @@ __all__ = ["Meshing"]
 
 _LOOK_S: Final = 0.2
 _NOTES_US: Final = 1_000_000
+_KEEP_US: Final = 30_000_000
+_WATCHED: Final = 1_000
 _STRANGERS_US: Final = 60_000_000
 _LONELY_US: Final = 5_000_000
 _ANNOTATION_BYTES: Final = 8
@@ -84,6 +86,10 @@ class Meshing:
         self._strangers_us = 0
         self._started_us = 0
         self._lonely = False
+        self._stale = False
+        self._unkept: bytes | None = None
+        self._keep_us = 0
+        self._watchers: set[asyncio.Queue[dict[str, Any]]] = set()
         peers.adopter = self._adopt
         peers.on_change = self._streams_changed
 
@@ -208,38 +214,53 @@ class Meshing:
         record, previous = change.record, change.previous
         if previous is None or previous != change.state or change.gone:
             state = "forgotten" if change.gone else change.state.name.lower()
-            profile = record.profile
-            _log.info("%s (%016x) is %s", profile.name, record.member, state)
-        self._tell_links()
+            _log.info("%s (%016x) is %s", record.profile.name, record.member, state)
+            self._tell_watchers(
+                {
+                    "node": record.profile.name,
+                    "replica": f"{record.member:016x}",
+                    "region": record.profile.region,
+                    "state": state,
+                    "previous": None if previous is None else previous.name.lower(),
+                    "generation": record.generation,
+                    "time_us": now_us(),
+                }
+            )
+        self._look_soon()
 
-    def _tell_links(self) -> None:
-        mesh = self.mesh
-        if mesh is None:
-            return
+    def _look_soon(self) -> None:
+        """Look in the next turn of the loop: many members may change in this one."""
+        if not self._stale and not self._closing:
+            self._stale = True
+            asyncio.get_running_loop().call_soon(self._look)
+
+    def _tell_links(self, mesh: Mesh, views: Sequence[MemberView], at_us: int) -> None:
         wanted: dict[int, str] = {}
         others: dict[int, str] = {}
         left: list[int] = []
         duties = mesh.peers_to_stream()
-        for view in mesh.members():
+        for view in views:
             member, address = view.record.member, view.record.profile.stream_address
             if view.state <= State.SUSPECT:
                 (wanted if member in duties else others)[member] = address
             elif view.state is State.LEFT:
                 left.append(member)
-        self._links.members(wanted, others, left, steady_us())
-        self._look()
+        self._links.members(wanted, others, left, at_us)
 
     def _keep(self, peers: bytes) -> None:
         store = self._runtime.store
+        self._unkept = peers
 
         def write() -> None:
             store.put_metadata({MESH_MEMORY: peers})
             store.sync()
 
         def written(_: Any, error: BaseException | None) -> None:
-            # A store that fails is mended by whoever writes next; this is said again then.
+            # A store that fails is mended by whoever writes next; this is tried again then.
             if error is not None:
                 _log.info("the mesh's peers could not be kept: %s", error)
+            elif self._unkept is peers:
+                self._unkept = None
 
         if not self._runtime.closed and self._runtime.broken is None:
             self._runtime.run_in_store(write, written)
@@ -270,9 +291,14 @@ class Meshing:
             return
         at_us = steady_us()
         self._annotate(at_us)
-        if at_us >= self._notes_us and self._runs():
-            self._notes_us = at_us + _NOTES_US
-            self._exchange_notes(self.mesh)
+        due = at_us >= self._notes_us
+        if due or self._stale:
+            self._stale = False
+            views = self.mesh.members()
+            self._tell_links(self.mesh, views, at_us)
+            if due and self._runs():
+                self._notes_us = at_us + _NOTES_US
+                self._exchange_notes(self.mesh, views, at_us)
         look = self._links.look(at_us)
         self._peers.dial(look.dial)
         self._peers.hang_up(look.hang_up)
@@ -294,10 +320,9 @@ class Meshing:
             self._alarm("mesh", f"the mesh found a defect of its own and stopped: {defect!r:.300}")
         return defect is not None
 
-    def _exchange_notes(self, mesh: Mesh) -> None:
+    def _exchange_notes(self, mesh: Mesh, views: Sequence[MemberView], at_us: int) -> None:
         """Give the engine the clocks that probes measured; seek the evicted no more."""
         engine = self._runtime.engine
-        views = mesh.members()
         engine.skew.probed_us = {
             view.record.member: view.clock_offset_us
             for view in views
@@ -310,12 +335,15 @@ class Meshing:
 
         if any(view.state <= State.SUSPECT for view in views):
             self._lonely = False
-        self._look_for_strangers(mesh)
+        if self._unkept is not None and at_us >= self._keep_us:
+            self._keep_us = at_us + _KEEP_US
+            self._keep(self._unkept)
+        self._look_for_strangers(mesh, at_us)
 
-    def _look_for_strangers(self, mesh: Mesh) -> None:
+    def _look_for_strangers(self, mesh: Mesh, at_us: int) -> None:
         """Say, at most once a minute, that somebody without a key of ours knocks; and once,
         that nobody answers whom we are to join: each side sees only its own half."""
-        at_us, sockets = steady_us(), self._sockets
+        sockets = self._sockets
         assert sockets is not None
         refused = sockets.counters["streams dropped: AuthenticationFailed"]
         refused += mesh.counters["datagrams refused: AuthenticationFailed"]
@@ -355,6 +383,23 @@ class Meshing:
     def views(self) -> list[MemberView]:
         """Return everybody else whom the mesh knows."""
         return [] if self.mesh is None else self.mesh.members()
+
+    def watch(self) -> asyncio.Queue[dict[str, Any]]:
+        """Return a queue of what becomes of members from now on; of more than a thousand that
+        nobody takes the oldest are dropped. To be given to ``unwatch``."""
+        queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue(_WATCHED)
+        self._watchers.add(queue)
+        return queue
+
+    def unwatch(self, queue: asyncio.Queue[dict[str, Any]]) -> None:
+        """End what ``watch`` began."""
+        self._watchers.discard(queue)
+
+    def _tell_watchers(self, event: dict[str, Any]) -> None:
+        for queue in self._watchers:
+            if queue.full():
+                queue.get_nowait()
+            queue.put_nowait(event)
 
     def command(self, run: Callable[[Mesh, int, int], list[Effect] | None]) -> None:
         """Give the mesh a command: ``run(mesh, now_us, wall_us)``. Raises what it raises, and

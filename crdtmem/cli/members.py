@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 
 from crdtmem.cli.base import ask, node_options, print_json
+from crdtmem.cli.times import local_time
 from crdtmem.client import Client
 
 __all__ = ["find_member", "leave_command", "members_command"]
@@ -28,22 +29,30 @@ _WIDTH: Final = 160
     show_default=True,
     help="With --watch: the pause between two looks.",
 )
-@click.option("--looks", type=click.IntRange(1), help="With --watch: end after so many looks.")
+@click.option("--follow", is_flag=True, help="Print each change of a member as it happens.")
+@click.option(
+    "--looks", type=click.IntRange(1), help="With --watch or --follow: end after so many."
+)
 @node_options
 def members_command(
-    watch: bool, every_ms: int, looks: int | None, as_json: bool, **where: Any
+    watch: bool, follow: bool, every_ms: int, looks: int | None, as_json: bool, **where: Any
 ) -> None:
     """Show every member that a node knows: is it alive, how far, how late, how current.
 
     The mesh says alive, suspect, dead or left; unknown is a member that it has not met. LAG
     is how many changes it has not acknowledged yet, as far as this node knows. With --watch
-    and --json, each look is one object on a line.
+    and --json, each look is one object on a line; with --follow, each change.
     """
+    if watch and follow:
+        raise click.UsageError("give --watch or --follow, not both")
 
     async def read(client: Client) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = await client.call("members", ())
         return rows
 
+    if follow:
+        ask(lambda client: _follow(client, looks, as_json=as_json), **where)
+        return
     if not watch:
         rows = ask(read, **where)
         if as_json:
@@ -73,6 +82,25 @@ def _console() -> Console:
     """Return a console that wraps nothing where nobody's terminal is too narrow."""
     console = Console()
     return console if console.is_terminal else Console(width=_WIDTH)
+
+
+async def _follow(client: Client, most: int | None, *, as_json: bool) -> None:
+    """Print what becomes of members, until that was ``most`` changes."""
+    left = most
+    async with await client.events("member_changes", ()) as events:
+        async for part in events:
+            for change in part:
+                if as_json:
+                    print_json(change)
+                else:
+                    was = f", was {change['previous']}" if change["previous"] else ""
+                    when = local_time(change["time_us"])
+                    click.echo(
+                        f"{when} {change['node']} ({change['replica']}) {change['state']}{was}"
+                    )
+                left = None if left is None else left - 1
+            if left is not None and left <= 0:
+                return
 
 
 class _Lines:

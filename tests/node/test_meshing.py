@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
+from crdtmem.client import connect
 from crdtmem.config import load_settings
 from crdtmem.errors import ConditionFailed, ConfigError
 from crdtmem.keys import load_ring
 from crdtmem.mesh_verbs import members_of, mesh_status, ring_of
 from crdtmem.node import Node
 from crdtmem.settings import Settings, parse_address
+from gossip.effects import Remember
 from gossip.errors import KeyringError
 from gossip.messages import State
 from tests.node.cluster import free_ports
@@ -187,6 +189,61 @@ def test_every_start_is_a_new_life_of_the_same_member(tmp_path: Path) -> None:
         assert len({life.member for life in lives}) == 1
         generations = [life.generation for life in lives]
         assert generations == sorted(set(generations))
+
+    run(play)
+
+
+def test_what_becomes_of_members_is_told_as_it_happens(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with cluster(tmp_path, 2) as nodes:
+            one, two = nodes
+            async with await connect(one.readiness()["control"]) as client:
+                events = await client.events("member_changes", ())
+                told = aiter(events)
+                assert await anext(told) == ()
+                await two.stop()
+                (change,) = await anext(told)
+                assert change["node"] == "here/n1"
+                assert change["replica"] == f"{two.memory.replica_id:016x}"
+                assert (change["state"], change["previous"]) == ("left", "alive")
+                await events.close()
+            await eventually(lambda: not one.meshing._watchers, "end of the watch")
+
+    run(play)
+
+
+def test_who_does_not_take_what_it_watches_loses_the_oldest(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with started(settings_of(tmp_path, "n0")) as node:
+            queue = node.meshing.watch()
+            for number in range(1_500):
+                node.meshing._tell_watchers({"number": number})
+            assert queue.qsize() == 1_000
+            assert queue.get_nowait() == {"number": 500}
+            node.meshing.unwatch(queue)
+
+    run(play)
+
+
+def test_whom_the_mesh_knows_is_kept_later_where_the_store_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def play() -> None:
+        async with started(settings_of(tmp_path, "n0")) as node:
+            store = node.runtime.store
+            put = store.put_metadata
+            failed: list[int] = []
+
+            def fail(values: Any) -> None:
+                failed.append(1)
+                raise OSError(28, "No space left on device")
+
+            monkeypatch.setattr(store, "put_metadata", fail)
+            node.meshing._happened(Remember(b"who"))
+            await eventually(lambda: failed, "failure")
+            monkeypatch.setattr(store, "put_metadata", put)
+            node.meshing._keep_us = 0
+            await eventually(lambda: store.metadata().get("mesh") == b"who", "memory")
 
     run(play)
 
