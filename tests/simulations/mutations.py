@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.simulations.planted import datatypes, kernel, membership, store, sync
+from tests.simulations.planted import datatypes, kernel, membership, mesh, store, sync
 from tests.simulations.planted.vocabulary import Mutation, Patches, Plant
 
 __all__ = ["MUTATIONS", "Mutation", "Patches"]
@@ -65,7 +65,7 @@ _ALL: Final = (
     # ---------------------------------------------------------------- sync
     _plant(sync.acknowledges_what_is_not_durable, "disks", "durability", seed=3),
     _plant(sync.sent_counts_as_acknowledged, "registers", "durability", seed=1),
-    _plant(sync.requests_are_never_repeated, "streams", "liveness", seed=1),
+    _plant(sync.requests_are_never_repeated, "differences", "liveness", seed=1),
     _plant(sync.relays_nothing, "streams", "liveness", seed=1),
     _plant(sync.counts_what_was_dropped_as_taken, "tight", "liveness", seed=1),
     _plant(sync.gaps_are_not_heard, "transfers", "liveness", seed=1),
@@ -88,6 +88,13 @@ _ALL: Final = (
     _plant(membership.evicted_replicas_go_on, "evictions", "liveness", seed=1),
     _plant(membership.final_before_all_survivors_know, "given_up", "membership", seed=1),
     _plant(membership.takes_beyond_a_cut, "given_up", "membership", seed=1),
+    # ---------------------------------------------------------------- the mesh
+    _plant(mesh.nobody_is_sought, "apart", "gathering", seed=1),
+    _plant(mesh.every_life_is_the_first, "restarts", "lives", seed=1),
+    _plant(mesh.farewells_are_forgotten, "apart", "farewells", seed=1),
+    _plant(mesh.accusations_are_believed_at_once, "liars", "false_deaths", seed=1),
+    _plant(mesh.broadcasts_are_not_remembered, "restarts", "broadcasts", seed=1),
+    _plant(mesh.own_broadcasts_only, "restarts", "broadcasts", seed=1),
     # ---------------------------------------------------------------- datatypes
     _plant(datatypes.counts_a_continued_total_anew, "resetting", "counters", seed=2),
     _plant(datatypes.reset_writes_no_baselines, "resetting", "counters", seed=2),

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from crdtmem import sync_relaying
 from crdtmem.frames import HEADER_BYTES, decode_payload
 from crdtmem.messages import Batches, Prune, Request
+from crdtmem.sync_relaying import Relaying
 from tests.sync.host import TIGHT, Cluster, Stream, SyncNode
 
 LATENCY_US = 20_000
@@ -205,6 +207,26 @@ def test_a_list_of_what_is_not_wanted_cannot_fill_our_memory() -> None:
     assert held.lazy == {2}
 
 
+def require_once(sender: SyncNode) -> None:
+    """Fail where a batch was sent twice on one stream, and not asked for in between."""
+    frames: dict[Stream, list[Any]] = {}
+    for stream, frame in sender.sent:
+        frames.setdefault(stream, []).append(decode_payload(frame[HEADER_BYTES:]))
+    for stream, messages in frames.items():
+        asked = Counter[tuple[int, int]]()
+        for used, frame in stream.other(sender).sent:
+            message = decode_payload(frame[HEADER_BYTES:])
+            if used is stream and type(message) is Request:
+                asked.update((who, at) for who, first, last in message.ranges
+                             for at in range(first, last + 1))  # fmt: skip
+        counted = Counter(
+            data for message in messages if type(message) is Batches for data in message.batches
+        )
+        for data, times in counted.items():
+            header = sender.decode(data).header
+            assert times <= 1 + asked[header.replica, header.last]
+
+
 @st.composite
 def graphs(draw: Any) -> tuple[int, list[tuple[int, int]]]:
     """Draw a connected graph: a random tree, and some more edges."""
@@ -239,6 +261,8 @@ def test_in_any_graph_with_any_order_of_deaths_everything_is_delivered(
         if not any({s.initiator, s.acceptor} == set(ends) for s in cluster.streams):
             cluster.connect(*ends)
     cluster.settle()
+    for one in cluster.nodes:
+        require_once(one)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -266,3 +290,39 @@ def test_a_tree_settles_to_one_copy_each_in_a_graph_of_low_degree(seed: int) -> 
     counted = copies(cluster)
     mean = sum(counted.values()) / len(counted) / (size - 1)
     assert 1.0 <= mean < 1.1
+
+
+# ------------------------------------------------------------------ planted defects
+
+
+def relays_nothing(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Relaying, "onward", lambda self, batches: {})
+
+
+def never_prunes(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Relaying, "_part", lambda self, session, origin: None)
+
+
+def never_grafts(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Relaying, "graft", lambda self, session, ranges: None)
+
+
+def leaves_it_to_nobody(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(sync_relaying, "_rank", lambda relay, receiver, origin: 0)
+
+
+PLANTED: list[tuple[Any, Any]] = [
+    (relays_nothing, test_a_step_of_a_relay_costs_one_trip_and_one_disk),
+    (relays_nothing, test_a_link_that_breaks_within_a_region_is_bypassed_at_once),
+    (never_prunes, test_a_way_too_many_is_pruned_and_stays_so),
+    (never_prunes, lambda: test_a_tree_settles_to_one_copy_each_in_a_graph_of_low_degree(1)),
+    (never_grafts, test_what_a_dead_relay_carried_is_grafted_elsewhere),
+    (leaves_it_to_nobody, test_of_several_that_could_pass_it_on_one_does),
+]
+
+
+@pytest.mark.parametrize(("plant", "test"), PLANTED)
+def test_a_planted_defect_is_seen(plant: Any, test: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)
+    with pytest.raises(AssertionError):
+        test()

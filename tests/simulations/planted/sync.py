@@ -20,6 +20,7 @@ from crdtmem.messages import Acknowledge, Gap
 from crdtmem.sync import Sync
 from crdtmem.sync_inflow import Inflow
 from crdtmem.sync_outflow import Outflow
+from crdtmem.sync_relaying import Relaying
 from crdtmem.sync_repair import Repair
 from crdtmem.sync_requests import Requests
 from crdtmem.sync_session import Session
@@ -91,7 +92,7 @@ def requests_are_never_repeated(patches: Patches) -> None:
 
 
 def relays_nothing(patches: Patches) -> None:
-    """A range is asked of its origin only, never of another that holds it."""
+    """Nothing is passed on, and a range is asked of its origin only, never of others."""
     ask = Requests._ask
 
     def of_the_origin(
@@ -100,6 +101,7 @@ def relays_nothing(patches: Patches) -> None:
         ask(self, plan, [s for s in sessions if s.replica == origin], origin, *rest)
 
     patches.replace(Requests, "_ask", of_the_origin)
+    patches.replace(Relaying, "onward", lambda self, batches: {})
 
 
 def counts_what_was_dropped_as_taken(patches: Patches) -> None:
