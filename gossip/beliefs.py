@@ -22,6 +22,7 @@ from gossip.members import MemberView
 from gossip.messages import Record, State
 from gossip.regions import Regions
 from gossip.swim import Swim
+from gossip.views import Row
 
 __all__ = ["Beliefs"]
 
@@ -52,12 +53,15 @@ class Beliefs:
         if far is not None and _same_life(far.record, row.record):
             # At first hand whether it answers; but who it is its own region knows best.
             return replace(far, record=row.record, tier="wide")
-        told = self._told.get(member)
-        if far is not None and told is not None and told[1] is State.LEFT:
-            # The wide area knows its next life; the view, older, still lists the one that left.
-            if row.state <= State.SUSPECT and row.record.generation <= told[0].generation:
-                row = replace(row, record=told[0], state=State.LEFT)
+        if far is not None and self._has_left(row):
+            row = replace(row, state=State.LEFT)
         return MemberView(row.record, row.state, 0, None, None, False, False, None, b"", "remote")
+
+    def _has_left(self, row: Row) -> bool:
+        """Whether that life, which the wide area no longer lists, was seen to leave there: a
+        view may be older, and bring nobody back."""
+        record, state = self._told.get(row.record.member, (row.record, State.ALIVE))
+        return state is State.LEFT and row.record.generation <= record.generation
 
     def all(self) -> list[MemberView]:
         """Return what is believed of everybody else."""

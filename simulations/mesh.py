@@ -174,7 +174,9 @@ class VirtualMesh:
 
     def start(self) -> None:
         """Take part."""
-        self.machine.world.meshed(self.machine)
+        world, member = self.machine.world, self.mesh.me.member
+        world.homes.setdefault(member, set()).add(self.machine.name)
+        world.meshed(self.machine)
         seeds = [address_of(name) for name in self.machine.seeds]
         self.command(lambda now, wall: self.mesh.start(now, wall, seeds))
         self._look()
@@ -427,8 +429,13 @@ class VirtualMesh:
 
 def gathered(world: World) -> bool:
     """Tell whether every node holds for alive exactly those that are up, under their ids of now,
-    for suspect nobody, and in sealed worlds whether all have one key ring."""
+    for suspect nobody, and in sealed worlds whether all have one key ring.
+
+    Of an id that was borne by two machines nothing is asked: the life that ended last, which may
+    be the copy's, counts for both until the other starts often enough to be above it.
+    """
     lives = [machine.mesh for machine in world.up() if machine.mesh is not None]
+    doubled = {member for member, homes in world.homes.items() if len(homes) > 1}
     members = {life.mesh.me.member: life.mesh.me.generation for life in lives}
     rings = {life.ring.state_hash for life in lives if life.ring is not None}
     if len(members) < len(lives) or len(rings) > 1:
@@ -437,6 +444,9 @@ def gathered(world: World) -> bool:
         living = [view for view in life.mesh.members() if view.state <= State.SUSPECT]
         known = {view.record.member: view.record.generation for view in living}
         known[life.mesh.me.member] = life.mesh.me.generation
-        if known != members or any(view.state is State.SUSPECT for view in living):
+        differing = known.items() ^ members.items()
+        if any(member not in doubled for member, _ in differing) or any(
+            view.state is State.SUSPECT and view.record.member not in doubled for view in living
+        ):
             return False
     return True

@@ -91,7 +91,8 @@ _ALL: Final = (
     # ---------------------------------------------------------------- the mesh
     _plant(mesh.nobody_is_sought, "apart", "gathering", seed=1),
     _plant(mesh.every_life_is_the_first, "restarts", "lives", seed=1),
-    _plant(mesh.farewells_are_forgotten, "apart", "farewells", seed=1),
+    _plant(mesh.deaths_count_as_farewells, "apart", "farewells", seed=1),
+    _plant(mesh.older_views_bring_back_who_left, "leaving", "farewells", seed=9),
     _plant(mesh.accusations_are_believed_at_once, "liars", "false_deaths", seed=1),
     _plant(mesh.broadcasts_are_not_remembered, "restarts", "broadcasts", seed=1),
     _plant(mesh.own_broadcasts_only, "restarts", "broadcasts", seed=1),

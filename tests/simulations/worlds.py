@@ -12,7 +12,7 @@ Invariants: the same recipe and seed give the same plan, as long as the tables d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -34,8 +34,9 @@ class Recipe:
 
     ``rate_per_s`` is that of all workloads together; ``strikes`` is how many faults there are,
     of ``faults`` in turn, all of them within the safety phase of ``safety_s`` seconds.
-    ``fixed`` are arguments of faults that are not left to chance, where a fault has them;
-    ``guests`` how many machines that come later, copies and newcomers, have clients too.
+    ``mesh`` is a plan's, ``per_region`` how many machines share a region. ``fixed`` are
+    arguments of faults that are not left to chance, where a fault has them; ``guests`` how many
+    machines that come later, copies and newcomers, have clients too.
     """
 
     workloads: tuple[str, ...]
@@ -48,6 +49,8 @@ class Recipe:
     topology: str = "mesh"
     liveness_s: float = 60.0
     guests: int = 0
+    mesh: str = ""
+    per_region: int = 1
     config: Mapping[str, int] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
 
@@ -55,7 +58,7 @@ class Recipe:
         """Return the plan of a seed."""
         # Only its named generators are wanted; nothing ever happens in it.
         kernel = Kernel(seed)
-        places = tuple(Place(name, name) for name in list(REGIONS)[: self.machines])
+        places = tuple(self._places())
         safety_us = int(self.safety_s * _SECOND)
         shape = Shape(
             tuple(place.name for place in places),
@@ -67,12 +70,20 @@ class Recipe:
             machines=places,
             topology=self.topology,
             config=dict(self.config),
+            mesh=self.mesh,
             workloads=self.workloads,
             steps=self._steps(kernel, safety_us),
             injections=self._injections(kernel, shape),
             safety_us=safety_us,
             liveness_us=int(self.liveness_s * _SECOND),
         )
+
+    def _places(self) -> Iterator[Place]:
+        regions = list(REGIONS)
+        for number in range(self.machines):
+            region = regions[number // self.per_region]
+            turn = number % self.per_region
+            yield Place(region if not turn else f"{region}-{turn + 1}", region)
 
     def _steps(self, kernel: Kernel, safety_us: int) -> tuple[Step, ...]:
         found: list[Step] = []
@@ -116,6 +127,51 @@ WORLDS: Final[dict[str, Callable[[int], Plan]]] = {
     "expiring": Recipe(("expiring", "registers"), _APART),
     "trust": Recipe(("trust",), _APART),
     "documents": Recipe(("documents",), ("split",), 1, machines=3, rate_per_s=60.0),
+    # ---------------------------------------------------------------- by the mesh
+    "apart": Recipe(
+        ("registers",),
+        ("split", "stop"),
+        2,
+        machines=6,
+        per_region=3,
+        rate_per_s=2.0,
+        safety_s=130.0,
+        mesh="swift",
+        fixed={"for_us": 100_000_000},
+    ),
+    "restarts": Recipe(
+        ("registers",),
+        ("mass_restart", "stop"),
+        4,
+        machines=5,
+        per_region=3,
+        rate_per_s=4.0,
+        safety_s=20.0,
+        mesh="swift",
+        fixed={"for_us": 2_000_000},
+    ),
+    "leaving": Recipe(
+        ("registers",),
+        ("stop",),
+        8,
+        machines=5,
+        per_region=2,
+        rate_per_s=2.0,
+        safety_s=20.0,
+        mesh="swift",
+        fixed={"for_us": 20_000},
+    ),
+    "liars": Recipe(
+        ("registers",),
+        ("liar",),
+        6,
+        machines=5,
+        per_region=5,
+        rate_per_s=2.0,
+        safety_s=60.0,
+        mesh="swift",
+        fixed={"times": 30, "every_us": 400_000},
+    ),
     # ---------------------------------------------------------------- by what goes wrong
     "crashes": Recipe(
         ("registers", "counters"),
