@@ -133,7 +133,7 @@ class Meshing:
             Seal(settings.cluster, self.ring, secrets.token_bytes(SESSION_BYTES)),
             store.metadata().get(MESH_MEMORY, b""),
         )
-        self._refused = 0
+        self._refused, self._told = 0, None
         self._started_us, self._lonely = steady_us(), bool(settings.join)
         driver.start(self.mesh, settings.join)
         self._look()

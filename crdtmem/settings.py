@@ -12,8 +12,8 @@ Rules:
 1. Names end in their unit: ``_bytes``, ``_ms``, ``_days``.
 2. Settings that contradict each other are refused, with both named; nothing is
    adjusted in silence.
-3. A node listens on loopback only until its streams are encrypted, unless told
-   otherwise in so many words (``allow_public_listen``).
+3. A node that speaks plain text, which must be asked for by name, listens on loopback
+   only, unless told otherwise in so many words (``allow_public_listen``).
 
 Where values come from, and which source wins, is ``config``'s concern. Pure
 code receives ``Limits`` and plain values, never ``Settings``.

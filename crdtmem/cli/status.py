@@ -47,6 +47,7 @@ def _show(status: dict[str, Any]) -> None:
         "digest": status["digest"],
         "context": status["context"],
         "keys": f"{status['keys']}, {status['conflicts']} of them contested",
+        "mesh": _mesh_text(status["mesh"]),
         "waiting": ", ".join(f"{count} {what}" for what, count in status["queues"].items()),
     }
     for name, value in rows.items():
@@ -75,6 +76,27 @@ def _show(status: dict[str, Any]) -> None:
         console.print(f"[bold red]store:[/] {_trouble_text(status['broken'])}")
     for alarm in status["alarms"]:
         console.print(f"[yellow]{alarm['name']}:[/] {alarm['message']}")
+
+
+def _mesh_text(mesh: dict[str, Any]) -> str:
+    """Say in a line how the mesh fares; the counters are summed over both pools."""
+    if not mesh["running"]:
+        return "does not run"
+    words = ["sealed" if mesh["sealed"] else "plain text"]
+    if mesh["gateway"]:
+        words.append(f"{mesh['gateway']} gateway")
+    words += [f"{count} {state}" for state, count in mesh["states"].items() if count]
+    counters = mesh["counters"]
+    pools = counters["pools"].values()
+    probes, failed = (sum(pool[name] for pool in pools) for name in ("probes", "probes_failed"))
+    words.append(f"{probes} probes, {failed} failed")
+    refused = sum(sum(pool["refused"].values()) for pool in pools)
+    refused += sum(
+        count for name, count in counters["mesh"].items() if name.startswith("datagrams refused")
+    )
+    words.append(f"{refused} refused")
+    words.append(f"loop at most {mesh['lag_maximum_us'] / 1000:.0f} ms late")
+    return ", ".join(words)
 
 
 def _trouble_text(broken: dict[str, Any]) -> str:

@@ -58,7 +58,7 @@ class Picture:
         self._console = console
         self._quiet = quiet
         self._began_s = time.monotonic()
-        self._phase = "starting three nodes"
+        self._phase = "starting three nodes; two of them are told where the first is"
         self._body: RenderableType = Text("")
         self._live = (
             Live(console=console, refresh_per_second=8, transient=False)

@@ -157,7 +157,10 @@ def test_status_for_people_and_for_programs(ask: Run, node: NodeProcess) -> None
     status = ask("status", "--json").json
     assert status["replica"] == node.ready["replica"]
     shown = ask("status").out
-    for part in (status["replica"], status["listen"], "here/node-1", status["control"]):
+    assert status["mesh"]["running"]
+    assert status["mesh"]["counters"]["pools"]["region:here"]["probes"] == 0
+    alone = "plain text, active gateway, 0 probes, 0 failed, 0 refused"
+    for part in (status["replica"], status["listen"], "here/node-1", status["control"], alone):
         assert part in shown
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
+
+import pytest
 
 from crdtmem.keys import create_ring, load_ring
 from tests.end_to_end.mesh_nodes import (
@@ -18,6 +21,7 @@ from tests.end_to_end.mesh_nodes import (
     sees,
     value,
 )
+from tests.node.cluster import free_ports
 from tests.node.processes import NodeProcess, crdtmem
 from tests.waiting import wait_until
 
@@ -83,6 +87,46 @@ def test_a_seed_may_be_a_name(tmp_path: Path) -> None:
         all_members(nodes)
         wrote = put(nodes[1], "city", "Rome")
         assert value(nodes[0], "city", wrote) == "Rome"
+
+
+@pytest.mark.parametrize(
+    ("listening", "reached"), [("0.0.0.0", "127.0.0.1"), ("[::1]", "[::1]"), ("localhost",) * 2]
+)
+def test_nodes_listen_everywhere_by_ipv6_or_by_name(
+    tmp_path: Path, listening: str, reached: str
+) -> None:
+    if ":" in listening and not has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    create_ring(tmp_path / "ring")
+    ports = free_ports(2)
+    first = f"{reached}:{ports[0]}"
+    nodes = [
+        node_in(
+            tmp_path, "eu", f"n{number}", tmp_path / "ring", *([first] if number else []),
+            listen=f"{listening}:{port}",
+        )
+        for number, port in enumerate(ports)
+    ]  # fmt: skip
+    for node, port in zip(nodes, ports, strict=True):
+        node.arguments.append(f"--advertise={reached}:{port}")
+    with ended(nodes):
+        for node in nodes:
+            node.start()
+        all_members(nodes)
+        wrote = put(nodes[1], "city", "Rome")
+        assert value(nodes[0], "city", wrote) == "Rome"
+        assert {row["address"] for row in members(nodes[0]).values()} == {
+            f"{reached}:{port}" for port in ports
+        }
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
 
 
 def test_a_node_with_another_ring_is_kept_out_and_both_sides_say_why(tmp_path: Path) -> None:
