@@ -17,8 +17,9 @@ lowest by the next delta; what they had pruned, or do not know, the acknowledgem
 show as lacking, and it is asked for, which grafts.
 
 Invariants: only published batches are passed on, in order, within credit, and never to a peer
-that is known to have them or from whom they came; who does not say whom it hears asks; whatever is
-not passed on is asked for: nothing here has to be right, only mostly so.
+that is known to have them or from whom they came; a newcomer passes nothing on; who does not say
+whom it hears asks; whatever is not passed on is asked for: nothing here has to be right, only
+mostly so.
 
 Source: Plumtree, "Epidemic Broadcast Trees" (Leitão, Pereira & Rodrigues, 2007), with a tree per
 origin; that one neighbour of two hops answers for all is OLSR's multipoint relaying (RFC 3626).
@@ -124,6 +125,9 @@ class Relaying:
     def onward(self, batches: Sequence[Batch]) -> dict[Session, list[Batch]]:
         """Return which of the batches just published are passed on, and to whom."""
         onward: dict[Session, list[Batch]] = {}
+        if self._host.newcomer:
+            # It may have streams to two clusters, and not know yet which one it belongs to.
+            return onward
         own = self._host.replica_id
         for batch in batches:
             origin = batch.header.replica
