@@ -244,7 +244,6 @@ class PeerStreams:
         loop = asyncio.get_running_loop()
         shortest_ms = self._settings.reconnect.minimum_ms
         pause_ms = shortest_ms
-        host, port = parse_address(self._routes.get(target.address, target.address))
         while not self._closing:
             if target.replica and target.replica in self._runtime.engine.sync.by_replica:
                 # The peer's own stream to us stays: look again when one has ended.
@@ -253,6 +252,7 @@ class PeerStreams:
             target.attempts += 1
             began_s = loop.time()
             try:
+                host, port = parse_address(self._routes.get(target.address, target.address))
                 async with asyncio.timeout(_DIAL_S):
                     _, stream = await loop.create_connection(
                         lambda: self._new(target.address), host, port
@@ -263,7 +263,8 @@ class PeerStreams:
                 if stream.duplicate:
                     # The peer's own stream to us stays: knock again when one has ended.
                     await self._one_ended.wait()
-            except (OSError, TimeoutError) as error:
+            except (OSError, TimeoutError, ValueError) as error:
+                # ValueError: what a member advertises need be no address, and no name.
                 target.error = str(error) or "no answer"
             target.stream = None
             if loop.time() - began_s > _STEADY_S:

@@ -18,6 +18,7 @@ import time
 from collections import OrderedDict
 from typing import Any, Final
 
+from gossip.errors import TransportError
 from gossip.transport.base import split_address
 
 __all__ = ["Resolver"]
@@ -74,9 +75,13 @@ class Resolver:
 
     async def _ask(self, address: str) -> tuple[Any, ...]:
         host, port = split_address(address)
-        found = await asyncio.get_running_loop().getaddrinfo(
-            host, port, family=self.family, type=socket.SOCK_STREAM
-        )
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(
+                host, port, family=self.family, type=socket.SOCK_STREAM
+            )
+        except UnicodeError as error:
+            # A member may advertise what is no name at all: a label that is empty or too long.
+            raise TransportError(f"{host!r:.100} is no name", hint="advertise another") from error
         if not found:
             raise OSError(f"{host} has no address")
         target: tuple[Any, ...] = found[0][4][:2]
