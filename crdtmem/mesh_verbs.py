@@ -150,7 +150,8 @@ class _MeshVerbs:
 
         def handed_over() -> bool:
             reached = _in_reach(node)
-            return bool(reached) and reached <= _holders(node)
+            under_way = node.memory.engine.replica.flight is not None
+            return bool(reached) and not under_way and reached <= _holders(node)
 
         if not await _until(handed_over, timeout_ms):
             lacking = ", ".join(f"{one:016x}" for one in _in_reach(node) - _holders(node))
