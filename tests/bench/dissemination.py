@@ -12,7 +12,7 @@ In the rows with deaths, machines that relay vanish one after the other: nothing
 them, and nothing tells so until the mesh has found them dead, ``DETECTED_S`` later, and names
 other streams. The row is the slowest delta of a survivor to any survivor.
 
-*Idle* is what all streams carry while nobody writes, per peer of a node, headers of TCP and IP
+*Idle* is what streams carry while nobody writes, per peer of a node, headers of TCP and IP
 and the seal of each frame counted as if each frame were a packet, acknowledged by another.
 """
 
@@ -30,10 +30,12 @@ from crdtmem.effects import Effect
 from crdtmem.flight import Flight
 from crdtmem.inbox import Verdict
 from crdtmem.sync_host import DEFAULT_SYNC
+from gossip.config import LAN
 from gossip.messages import State
 from gossip.topology import ALL_TO_ALL, Standing, peers_to_stream
 from simulations.regions import one_way_us
 from tests.bench.report import Row
+from tests.gossip.pool import SECOND, World
 from tests.sync.host import Cluster, Stream, SyncNode
 
 __all__ = ["Case", "Result", "measure", "rows"]
@@ -48,6 +50,7 @@ _PROMISED_NODES: Final = 51
 _REGIONS: Final = ("eu-west", "us-east", "ap-southeast")
 # TCP, IP and their options, twice for the acknowledgement; a seal's length and tag.
 _PACKET_BYTES: Final = 2 * 52 + 20
+_DATAGRAM_BYTES: Final = 28
 _IDLE_S: Final = 60
 
 
@@ -294,12 +297,32 @@ _QUICK: Final = (
 
 def rows(*, quick: bool = False) -> list[Row]:
     """Measure all cases; ``quick`` a few small ones."""
-    found: list[Row] = []
+    found = [_idle_pair()]
     for case in _QUICK if quick else _CASES:
         found += _spread(case)
     for case in () if quick else _DEADLY:
         found.append(_survived(case))
     return found
+
+
+def _idle_pair() -> Row:
+    """Return what two idle nodes exchange in all, streams and mesh: the dearest of all pairs."""
+    pool = World(1, config=LAN)
+    hosts = pool.found(2)
+    pool.run(_IDLE_S * SECOND)
+    before = [(host.octets, host.packets) for host in hosts]
+    pool.run(_IDLE_S * SECOND)
+    mesh = sum(
+        host.octets - octets + _DATAGRAM_BYTES * (host.packets - packets)
+        for host, (octets, packets) in zip(hosts, before, strict=True)
+    )
+    streams = _Streams(Case("a pair", 2), 1)
+    streams.join()
+    streams.until(streams.now_us + 2_000_000)
+    total = mesh / _IDLE_S + _idle(streams)
+    extra = {"mesh_bytes_per_s": round(mesh / _IDLE_S)}
+    return Row("idle, streams and mesh, per peer: 2 nodes, lan", total, "B/s", "bound",
+               IDLE_BYTES_PER_S, 1.0, extra)  # fmt: skip
 
 
 def _spread(case: Case) -> list[Row]:
