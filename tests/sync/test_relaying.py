@@ -261,8 +261,8 @@ def test_in_any_graph_with_any_order_of_deaths_everything_is_delivered(
         if not any({s.initiator, s.acceptor} == set(ends) for s in cluster.streams):
             cluster.connect(*ends)
     cluster.settle()
-    for one in cluster.nodes:
-        require_once(one)
+    for sender in cluster.nodes:
+        require_once(sender)
 
 
 @pytest.mark.parametrize("seed", range(3))
