@@ -22,7 +22,7 @@ from tests.end_to_end.mesh_nodes import (
     value,
 )
 from tests.node.cluster import free_ports
-from tests.node.processes import NodeProcess, crdtmem
+from tests.node.processes import NodeProcess, crdtmem, start_all
 from tests.waiting import wait_until
 
 
@@ -244,3 +244,20 @@ def test_a_living_node_that_is_given_up_goes_on_in_the_mesh_under_a_new_id(tmp_p
         assert own["replica"] == members(one)["ap/n2"]["replica"]
         wrote = put(three, "city", "Rome")
         assert value(one, "city", wrote) == value(two, "city", wrote) == "Rome"
+
+
+def test_who_joins_may_start_first_and_never_founds(tmp_path: Path) -> None:
+    create_ring(tmp_path / "ring")
+    (port,) = free_ports(1)
+    founder = f"127.0.0.1:{port}"
+    nodes = [node_in(tmp_path, "eu", "n0", tmp_path / "ring", listen=founder)]
+    nodes += [node_in(tmp_path, place, f"n{number}", tmp_path / "ring", founder)
+              for number, place in enumerate(("eu", "us"), 1)]  # fmt: skip
+    with ended(nodes):
+        start_all(nodes[1:])
+        wait_until(lambda: alarms(nodes[2], "mesh: alone"), "alarm")
+        assert not any(said(node, "status")["member"] for node in nodes[1:])
+        nodes[0].start()
+        all_members(nodes)
+        clusters = {tuple(sorted(said(node, "status")["members"])) for node in nodes}
+        assert clusters == {tuple(sorted(replica_of(node) for node in nodes))}
