@@ -3,9 +3,10 @@
 Problem: whether a member is there is asked for four reasons (its turn, a suspicion, news that
 needs proof, a search), and each time datagrams may be lost, blocked one way, or late.
 
-Idea: one procedure. A ping by datagram; after the timeout, if there was no answer, helpers
-are asked to ping and the same question goes over a stream; at the verdict's time there was
-an answer or not. Who asks gives two functions: what to do with an answer, what with silence.
+Idea: one procedure. A ping by datagram; after a fifth of the timeout, if there was no answer,
+the same question goes over a stream, because the host of a process that died says so at once;
+after the timeout, or at the refusal, helpers are asked to ping; at the verdict's time there was an
+answer or not. Who asks gives two functions: what to do with an answer, what with silence.
 A helper sends a negative acknowledgement at four fifths of its timeout, which says that the
 helper at least is well (Lifeguard).
 
@@ -35,6 +36,9 @@ __all__ = ["Answered", "Probe", "Prober"]
 _PROBES: Final = 512
 _RELAYS: Final = 256
 _SPENT: Final = 256
+_EARLY_SHARE: Final = 5
+"""A stream is tried after this part of the timeout: a datagram that is answered at all has its
+answer by then, but for slow members and loss."""
 _REFUSED_SHARE: Final = 5
 """After a refused stream the verdict is this part of the timeout away."""
 
@@ -113,6 +117,9 @@ class Prober:
         probe.sent_us, probe.sent_wall_us = pool.now_us, pool.wall_us
         self._open[probe.sequence] = probe
         pool.agenda.set(("timeout", probe.sequence), pool.now_us + probe.timeout_us)
+        if probe.stream and pool.config.stream_probes:
+            early_us = pool.now_us + probe.timeout_us // _EARLY_SHARE
+            pool.agenda.set(("stream", probe.sequence), early_us)
         ping = self._ping(probe)
         messages = (ping,) if probe.before is None else (probe.before, ping)
         pool.send(probe.address, *messages)
@@ -128,8 +135,8 @@ class Prober:
         """Ask no longer; a later answer is still taken for a sign of life."""
         if self._open.pop(probe.sequence, None) is None:
             return
-        self._pool.agenda.cancel(("timeout", probe.sequence))
-        self._pool.agenda.cancel(("verdict", probe.sequence))
+        for what in ("stream", "timeout", "verdict"):
+            self._pool.agenda.cancel((what, probe.sequence))
         if probe.member:
             self._spent[probe.sequence] = probe.member
             if len(self._spent) > _SPENT:
@@ -137,23 +144,26 @@ class Prober:
 
     # -------------------------------------------------------------- deadlines
 
-    def timeout(self, sequence: int) -> None:
-        """Ask others, and over a stream: the datagram had no answer in time."""
+    def stream(self, sequence: int) -> None:
+        """Ask over a stream too: the datagram had no answer yet."""
         probe = self._open.get(sequence)
         if probe is None:
             return
-        pool = self._pool
-        pool.agenda.set(("verdict", sequence), probe.sent_us + probe.verdict_us)
-        if probe.helpers:
-            self._ask_helpers(probe)
-        if probe.stream and pool.config.stream_probes:
-            frame = PingFrame(self._ping(probe))
 
-            def answered(frame: Frame | None, refused: bool) -> None:
-                self._stream_ended(probe, frame, refused)
+        def answered(frame: Frame | None, refused: bool) -> None:
+            self._stream_ended(probe, frame, refused)
 
-            if pool.exchange(probe.address, frame, 2 * probe.verdict_us, answered):
-                pool.counters.stream_probes += 1
+        pool, frame = self._pool, PingFrame(self._ping(probe))
+        if pool.exchange(probe.address, frame, 2 * probe.verdict_us, answered):
+            pool.counters.stream_probes += 1
+
+    def timeout(self, sequence: int) -> None:
+        """Ask others: the datagram had no answer in time."""
+        probe = self._open.get(sequence)
+        if probe is not None:
+            self._pool.agenda.set(("verdict", sequence), probe.sent_us + probe.verdict_us)
+            if probe.helpers:
+                self._ask_helpers(probe)
 
     def _ask_helpers(self, probe: Probe) -> None:
         pool = self._pool
@@ -292,6 +302,9 @@ class Prober:
         no answer. Helpers that see more have a moment to say so."""
         pool = self._pool
         probe.refused = True
+        if ("timeout", probe.sequence) in pool.agenda:
+            pool.agenda.cancel(("timeout", probe.sequence))
+            self.timeout(probe.sequence)
         due_us = pool.agenda.due_us(("verdict", probe.sequence))
         if due_us is not None:
             soon_us = pool.now_us + probe.timeout_us // _REFUSED_SHARE

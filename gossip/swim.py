@@ -102,6 +102,7 @@ class Swim:
         shared.met = self._exchanges.met
         self._due = {
             "round": self._round,
+            "stream": self._prober.stream,
             "timeout": self._prober.timeout,
             "verdict": self._prober.verdict,
             "nack": self._prober.relay_nack,

@@ -1,9 +1,9 @@
 """The mesh, measured: the rows that ``python -m tests.bench gossip`` prints.
 
 Real processes beside serf's (``gossip_beside``), nodes of crdtmem at rest, and virtual time for
-what no machine here could run (``gossip_virtual``). Where namespaces cannot be made, the rows of
-real processes are left out, and the caption says so; where serf is absent, rows have no peer
-value.
+what no machine here could run (``gossip_virtual``; ``dissemination`` for deltas). Where
+namespaces cannot be made, the rows of real processes are left out, and the caption says so; where
+serf is absent, rows have no peer value.
 
 Targets: detection no slower than serf's and false deaths no more, in the same minutes; an idle
 node at most 1 % of a core, idle replication at most 1 KiB/s per peer; virtual pools within what
@@ -25,6 +25,7 @@ from typing import Any
 
 import psutil
 
+from tests.bench import dissemination
 from tests.bench.gossip_agents import say, serf_is_here
 from tests.bench.gossip_beside import Beside, compare
 from tests.bench.gossip_plot import plot
@@ -55,13 +56,15 @@ class Plan:
     sizes: tuple[int, ...] = (20, 100, 500, 1_000)
     member_hours: float = 20.0
     rest_s: float = 30.0
+    small: bool = False
+    """Whether the rows of streams, too, are a few small ones."""
     plot: str = ""
 
     @classmethod
     def quick(cls) -> Plan:
         """A plan that ends in about two minutes: for trying the benchmark, not the program."""
         small = Beside(3, kills=2, payloads=3, rest_s=5, slow_s=10)
-        return cls((small,), (20, 100), 1.0, 10.0)
+        return cls((small,), (20, 100), 1.0, 10.0, small=True)
 
 
 def run(plan: Plan) -> tuple[list[Row], dict[str, Any]]:
@@ -77,6 +80,8 @@ def run(plan: Plan) -> tuple[list[Row], dict[str, Any]]:
     sizes = [measure_size(members) for members in plan.sizes]
     rows += rows_of_sizes(sizes)
     rows += false_deaths(hours=plan.member_hours / 20)
+    say("virtual: streams of deltas")
+    rows += dissemination.rows(quick=plan.small)
     if plan.plot:
         plot(sizes, Path(plan.plot))
     return rows, {

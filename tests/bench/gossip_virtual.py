@@ -26,6 +26,9 @@ from tests.gossip.pool import MS, SECOND, Host, World
 __all__ = ["Size", "false_deaths", "measure_size", "rows_of_sizes"]
 
 _LIMIT = 120 * SECOND
+_TURN_S = 5.0
+"""How long nobody may have its turn of probing the dead one, and its timeout: of n members who
+choose by chance, e^-t do not within t seconds, whatever n is."""
 _LOAD_GROWTH = 1.25
 _BUDGET_PER_HOUR = 0.2
 """False deaths of healthy members per member-hour that are tolerated in a tenth of loss beside
@@ -48,7 +51,7 @@ class Size:
     @property
     def detection_bound_s(self) -> float:
         """What the protocol allows the last member to need."""
-        return 2.0 + minimum_us(LAN, self.members) / SECOND + self.spread_bound_s
+        return _TURN_S + minimum_us(LAN, self.members) / SECOND + self.spread_bound_s
 
     @property
     def spread_bound_s(self) -> float:

@@ -99,6 +99,33 @@ def test_a_refused_stream_hastens_the_verdict_and_confirms_it_once() -> None:
     assert alone.swim.counters.health == 0, "its host has said whose fault it is"
 
 
+def test_a_stream_is_tried_early_and_its_refusal_asks_helpers_at_once() -> None:
+    alone = Alone()
+    alone.meet(record(2), record(3), record(4))
+    _, ping = alone.probe()
+    alone.wait(TIMEOUT // 5 - 1)
+    assert alone.swim.counters.stream_probes == 0
+    alone.wait(1)
+    assert alone.swim.counters.stream_probes == 1
+    assert alone.swim.counters.indirect_probes == 0
+    alone.refuse_streams()
+    assert alone.swim.counters.indirect_probes == 2
+    alone.wait(TIMEOUT // 5 - 1)
+    assert state(alone, ping.target) is State.ALIVE, "a helper may know better"
+    alone.wait(1)
+    assert state(alone, ping.target) is State.SUSPECT
+    assert alone.swim.counters.indirect_probes == 2, "they were asked once"
+
+
+def test_an_answer_in_time_spares_the_stream() -> None:
+    alone = Alone()
+    alone.meet(record(2), record(3), record(4))
+    _, ping = alone.probe()
+    alone.hear(record(ping.target), Ack(ping.sequence, record(ping.target).stamp, 0, 0))
+    alone.wait(TIMEOUT)
+    assert alone.swim.counters.stream_probes == 0
+
+
 def test_a_suspect_is_told_first_and_its_answer_ends_the_suspicion_at_once() -> None:
     alone = Alone()
     subject, accuser = record(2), record(3)
