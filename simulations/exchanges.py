@@ -119,11 +119,12 @@ class Exchange:
     def _connected(self, hello: bytes, frame: bytes) -> None:
         try:
             self._near.receive(hello)
-            sealed = self._near.hello() + self._near.seal(frame)
         except Rejected:
             self._end(None)
             return
-        self._out(sealed, self._arrived)
+        # A hello that was harmed may promise more than there is: then nothing more happens.
+        if self._near.ready:
+            self._out(self._near.hello() + self._near.seal(frame), self._arrived)
 
     def _answered(self, data: bytes) -> None:
         try:

@@ -64,4 +64,8 @@ class Farewells(Checker):
             raise self.fail(f"{known} has left, and is back", machine)
 
     def _is_doubtful(self, member: int, homes: set[str]) -> bool:
-        return len(homes) > 1 or member in self.history.copied
+        return (
+            len(homes) > 1
+            or member in self.history.copied
+            or any(self.history.harms.get(home) for home in homes)
+        )
