@@ -3,10 +3,11 @@
 Problem: whether a member is there is asked for four reasons (its turn, a suspicion, news that
 needs proof, a search), and each time datagrams may be lost, blocked one way, or late.
 
-Idea: one procedure. A ping by datagram; after a fifth of the timeout, if there was no answer,
-the same question goes over a stream, because the host of a process that died says so at once;
-after the timeout, or at the refusal, helpers are asked to ping; at the verdict's time there was an
-answer or not. Who asks gives two functions: what to do with an answer, what with silence.
+Idea: one procedure. A ping by datagram; after the timeout, if there was no answer, helpers are
+asked to ping and the same question goes over a stream (to a member whose turn it is after a fifth
+of the timeout already: the host of a process that died says so at once, and helpers are asked
+then); at the verdict's time there was an answer or not. Who asks gives two functions: what to do
+with an answer, what with silence.
 A helper sends a negative acknowledgement at four fifths of its timeout, which says that the
 helper at least is well (Lifeguard).
 
@@ -37,8 +38,8 @@ _PROBES: Final = 512
 _RELAYS: Final = 256
 _SPENT: Final = 256
 _EARLY_SHARE: Final = 5
-"""A stream is tried after this part of the timeout: a datagram that is answered at all has its
-answer by then, but for slow members and loss."""
+"""In a hurry a stream is tried after this part of the timeout: a datagram that is answered at all
+has its answer by then, but for slow members and loss."""
 _REFUSED_SHARE: Final = 5
 """After a refused stream the verdict is this part of the timeout away."""
 
@@ -72,6 +73,9 @@ class Probe:
     somebody else, whose answer then says nothing of the member."""
     helpers: int = 0
     stream: bool = False
+    hurried: bool = False
+    """Whether the stream is tried early. Not where strangers are sought: a referral by datagram
+    is on its way then, and a second knock would only count twice."""
     voidable: bool = True
     """Whether a late timer ends it without a verdict."""
     before: Suspect | Dead | None = None
@@ -118,8 +122,8 @@ class Prober:
         self._open[probe.sequence] = probe
         pool.agenda.set(("timeout", probe.sequence), pool.now_us + probe.timeout_us)
         if probe.stream and pool.config.stream_probes:
-            early_us = pool.now_us + probe.timeout_us // _EARLY_SHARE
-            pool.agenda.set(("stream", probe.sequence), early_us)
+            wait_us = probe.timeout_us // (_EARLY_SHARE if probe.hurried else 1)
+            pool.agenda.set(("stream", probe.sequence), pool.now_us + wait_us)
         ping = self._ping(probe)
         messages = (ping,) if probe.before is None else (probe.before, ping)
         pool.send(probe.address, *messages)

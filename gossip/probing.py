@@ -162,7 +162,7 @@ class Probing:
             entry.record.member, entry.address, answered, silent,
             timeout_us=pool.health.scaled(pool.config.probe_timeout_us),
             verdict_us=pool.health.scaled(pool.config.probe_interval_us),
-            helpers=helpers, stream=helpers > 0 or entry.degraded, before=before,
+            helpers=helpers, stream=helpers > 0 or entry.degraded, hurried=True, before=before,
         )  # fmt: skip
         return self._prober.put(probe)
 
