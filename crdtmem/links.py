@@ -7,7 +7,8 @@ notice, although no stream joins them.
 Idea: the topology names the members to stream with. Of two that should, the one with the
 lower id dials; the other waits ``patience_us`` and dials too, should no stream have come:
 not every network lets both directions through. A stream that the topology no longer asks
-for is ended after ``grace_us``, so that a passing suspicion costs nothing.
+for is ended after ``grace_us``, so that a passing suspicion costs nothing, and what a member
+that leaves has written last still arrives: it ends its streams itself, behind that.
 
 Every probe of the mesh carries a hash of its sender's published vector. Where a member's
 differs from ours, and neither has changed for ``settle_us``, nothing is under way that
@@ -131,7 +132,7 @@ class Links:
                 self._alone_since_us[one] = alone.get(one, now_us)
         idle, self._idle_since_us = self._idle_since_us, {}
         for one in self._open:
-            if one in self._others and one not in self._detours:
+            if (one in self._others and one not in self._detours) or one in self._left:
                 self._idle_since_us[one] = idle.get(one, now_us)
 
     # ------------------------------------------------------------------ what to do
@@ -145,7 +146,7 @@ class Links:
             if address and self._may_dial(one, now_us)
         }
         dial |= self._detours
-        hang_up = [one for one in self._open if one in self._left]
+        hang_up: list[int] = []
         for one, since_us in self._idle_since_us.items():
             if one not in self._detours and now_us >= since_us + self._grace_us:
                 hang_up.append(one)

@@ -138,12 +138,16 @@ class Meshing:
         driver.start(self.mesh, settings.join)
         self._look()
 
-    async def close(self, *, leave: bool = False) -> None:
-        """End it; with ``leave``, say farewell first. Idempotent."""
+    def stop_looking(self) -> None:
+        """Decide nothing about streams any more: the node is about to stop."""
         self._closing = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    async def close(self, *, leave: bool = False) -> None:
+        """End it; with ``leave``, say farewell first. Idempotent."""
+        self.stop_looking()
         if self._again is not None:
             await asyncio.gather(self._again, return_exceptions=True)
         if self.driver is not None:
@@ -152,10 +156,13 @@ class Meshing:
     def restart(self) -> None:
         """The replica goes on under another id: so does the member."""
         if not self._closing and self.driver is not None:
-            self._again = asyncio.get_running_loop().create_task(self._start_again())
+            start_again = self._start_again(self._again)
+            self._again = asyncio.get_running_loop().create_task(start_again)
 
-    async def _start_again(self) -> None:
+    async def _start_again(self, before: asyncio.Task[None] | None) -> None:
         assert self.driver is not None
+        if before is not None:
+            await before
         await self.driver.leave()
         if self._closing:
             return
@@ -212,6 +219,8 @@ class Meshing:
 
     def _members_changed(self, change: MemberChanged) -> None:
         record, previous = change.record, change.previous
+        if change.state is State.ALIVE:
+            self._lonely = False
         if previous is None or previous != change.state or change.gone:
             state = "forgotten" if change.gone else change.state.name.lower()
             _log.info("%s (%016x) is %s", record.profile.name, record.member, state)
@@ -333,8 +342,6 @@ class Meshing:
             if view.state >= State.DEAD and member in engine.epoch.settled:
                 self._forget(member)
 
-        if any(view.state <= State.SUSPECT for view in views):
-            self._lonely = False
         if self._unkept is not None and at_us >= self._keep_us:
             self._keep_us = at_us + _KEEP_US
             self._keep(self._unkept)

@@ -9,8 +9,8 @@ streams to its peers, and the control socket. Everything that decides lives belo
 
 The order of starting is: store (whose lock keeps a second process out), recovery,
 control socket, peers, readiness. The order of stopping is the reverse: accept
-nothing new, let the flight that is out land, answer those who wait, close the
-streams, close the store.
+nothing new, let the flight that is out land, answer those who wait, close the store,
+say farewell, close the streams behind what was written to them.
 
 Invariants: the readiness line is printed only when clients and peers can connect;
 after a stop the store says that its end was clean; a node whose machine breaks stops
@@ -122,8 +122,9 @@ class Node:
         self.stopping.set()
         self.control.stop_accepting()
         self.peers.stop_accepting()
-        await self.meshing.close(leave=True)
+        self.meshing.stop_looking()
         await self.runtime.close()
+        await self.meshing.close(leave=True)
         await self.control.close()
         await self.peers.close()
 

@@ -173,6 +173,19 @@ class PeerStream(asyncio.Protocol):
             _log.log(level, "stream to %s ended: %s", self.address, error)
         self._transport.close()
 
+    def end_after_all(self, error: CrdtmemError) -> None:
+        """Write no more, and let the other end it once it has read everything.
+
+        A socket that is closed while the other still sends is reset, and with that goes what
+        the other has not read yet.
+        """
+        if self.error is None:
+            self.error = str(error)
+        if self.open and self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:
+            self._transport.abort()
+
     # ------------------------------------------------------------------ inside
 
     def _begin(self, *, initiator: bool) -> None:

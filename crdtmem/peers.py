@@ -40,6 +40,7 @@ __all__ = ["PeerStreams"]
 
 _DIAL_S: Final = 5.0
 _STEADY_S: Final = 10.0
+_FLUSH_S: Final = 2.0
 _CONNECTIONS: Final = 2_000
 _RECORD_BYTES: Final = 1 << 20
 
@@ -145,9 +146,14 @@ class PeerStreams:
         await asyncio.gather(*self._ending, return_exceptions=True)
         connections = list(self._connections)
         for stream in connections:
-            stream.drop(Unreachable("the node stops"))
+            stream.end_after_all(Unreachable("the node stops"))
+        ends = [asyncio.ensure_future(stream.ended.wait()) for stream in connections]
+        if ends:
+            await asyncio.wait(ends, timeout=_FLUSH_S)
         for stream in connections:
-            await stream.ended.wait()
+            if not stream.ended.is_set():
+                stream.drop(Unreachable("the node stops"))
+        await asyncio.gather(*ends)
         if self._server is not None:
             await self._server.wait_closed()
             self._server = None

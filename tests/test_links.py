@@ -50,10 +50,13 @@ def test_a_passing_doubt_costs_no_stream() -> None:
     assert mine.look(30 * SECOND).hang_up == ()
 
 
-def test_who_left_is_hung_up_on_and_who_is_unknown_is_let_be() -> None:
+def test_who_left_is_hung_up_on_in_the_end_and_who_is_unknown_is_let_be() -> None:
     mine = links(1)
     mine.streams([2, 3], 0)
     mine.members({}, {}, [2], 0)
+    # It ends its stream itself, behind what it wrote last.
+    assert mine.look(9 * SECOND).hang_up == ()
+    assert mine.next_deadline_us(9 * SECOND) == 10 * SECOND
     assert mine.look(60 * SECOND).hang_up == (2,)
 
 
