@@ -97,6 +97,8 @@ def _connect(world: World, machines: list[Machine]) -> None:
             if machines[other].name not in machine.peers:
                 machine.peers.append(machines[other].name)
                 machines[other].peers.append(machine.name)
+    # Who knows of nobody founds; where not all know all, nobody else may.
+    machines[0].peers.clear()
 
 
 class _Load:
