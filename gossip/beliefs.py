@@ -3,11 +3,12 @@
 Problem: a node hears of one member from its own pool, from the wide-area pool and from a view
 of the member's region, at different times and not always the same.
 
-Idea: the nearest source that knows the member speaks: its own pool, then the view of its
-region, then the wide-area pool. The wide-area pool is nearer than a view, but anybody in it
-could live there in the name of a member that is not; so what a followed view lists is listed
-as that says, and the wide-area pool adds whether that life answers. Sources only say of whom
-something may have changed; what is reported is found by comparing with what was reported last.
+Idea: the nearest source that knows the member speaks: its own pool (unless it is not alive
+there, and is in a later life elsewhere: it moved), then the view of its region, then the
+wide-area pool. The wide-area pool is nearer than a view, but anybody in it could live there in
+the name of a member that is not; so what a followed view lists is listed as that says, and the
+wide-area pool adds whether that life answers. Sources only say of whom something may have
+changed; what is reported is found by comparing with what was reported last.
 
 Invariant: a change is reported once, and after any input what was reported is what is believed.
 """
@@ -40,10 +41,16 @@ class Beliefs:
     def of(self, member: int) -> MemberView | None:
         """Return what is believed of a member, with the tier that the word comes from."""
         near = self.near.view(member)
-        if near is not None:
+        if near is not None and near.state <= State.SUSPECT:
             return near
-        if member == self.near.me.member:
-            return None
+        abroad = None if member == self.near.me.member else self._abroad(member)
+        if near is None or abroad is None:
+            return near or abroad
+        # One that died here may have moved, and live another life in another region.
+        moved = abroad.state <= State.SUSPECT
+        return abroad if moved and abroad.record.generation > near.record.generation else near
+
+    def _abroad(self, member: int) -> MemberView | None:
         row = self._regions.row(member)
         far = None if self.far is None else self.far.view(member)
         if far is not None and (row is None or not self._regions.followed(row)):
@@ -65,9 +72,11 @@ class Beliefs:
 
     def all(self) -> list[MemberView]:
         """Return what is believed of everybody else."""
-        views = list(self.near.members())
+        near = self.near.members()
+        views = [view for view in near if view.state <= State.SUSPECT]
         seen = {view.record.member for view in views}
-        ids = [] if self.far is None else [view.record.member for view in self.far.members()]
+        ids = [view.record.member for view in near]
+        ids += [] if self.far is None else [view.record.member for view in self.far.members()]
         ids += [row.record.member for row in self._regions.rows()]
         others = (self.of(member) for member in dict.fromkeys(ids) if member not in seen)
         return views + [view for view in others if view is not None]

@@ -100,7 +100,7 @@ class Remember:
 class KeyringChanged:
     """Keep the key ring (``Keyring.dump``) durably, and readable by its owner only."""
 
-    dump: bytes
+    dump: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,10 +157,12 @@ class Exchanges:
         pool = self._pool
         if summary.ring:
             self._take_ring(summary.ring)
-        if summary.table_hash == pool.table.hash and not summary.ring:
+        # Who answers lists itself at least, unless its table was equal to the one asked about.
+        equal = not summary.entries
+        if equal and not summary.ring:
             pool.counters.push_pulls_equal += 1
             return
-        news, wants = self._differences(summary.entries)
+        news, wants = ([], []) if equal else self._differences(summary.entries)
         if not (news or wants or summary.ring):
             return
 

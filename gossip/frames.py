@@ -18,7 +18,7 @@ Invariant: every frame says who sends it, of which life, for which pool.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gossip.messages import Ack, Ping, Record, Referral, Stamp, State
 
@@ -54,7 +54,7 @@ class Summary:
 
     table_hash: int
     entries: tuple[tuple[Stamp, State], ...] = ()
-    ring: bytes = b""
+    ring: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Records:
 
     entries: tuple[tuple[Record, State], ...] = ()
     wants: tuple[int, ...] = ()
-    ring: bytes = b""
+    ring: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,7 +151,7 @@ class Mesh:
             return self._viewing.answer(stream, asked, asked.body)
         swim = self._pool(asked.pool)
         if swim is None:
-            referral = self._referral(asked.pool, now_us)
+            referral = self._referral(asked.pool, now_us, streamed=True)
             return [] if referral is None else [self._answer(stream, asked.pool, referral)]
         effects = swim.receive_frame(stream, asked, now_us, wall_us)
         return self._settled(
@@ -182,6 +182,8 @@ class Mesh:
             frame = None
         if kind == _VIEWS:
             effects += self._numbered(self._viewing.exchanged(number, body, now_us))
+            if self._wide is None:
+                effects += self._memory.keep_abroad(self._regions.doors())
         else:
             swim = self._local if kind == _LOCAL else self._wide
             if swim is not None:
@@ -330,7 +332,7 @@ class Mesh:
                     if self._rotation.take(payload, wall_us):
                         passed += self._tell_ring(payload, now_us, wall_us, but=kind)
                 case Remember(peers):
-                    passed.append(Remember(self._memory.keep(kind, peers)))
+                    passed.append(self._memory.keep(kind, peers))
                 case Warn():
                     tag = WIDE if kind == _FAR else self._local.pool
                     passed.append(replace(effect, details={**effect.details, "pool": tag}))
@@ -430,12 +432,10 @@ class Mesh:
             self.me, WIDE, self._wide_config, self._chance, self._seal, self._memory[_FAR]
         )
         self._wide.annotate(self._annotation)
-        seeds = dict.fromkeys(self._seeds)
-        for region in self._regions.others:
-            for row in self._regions.living(region, 2):
-                seeds[row.record.profile.gossip_address] = None
         self._viewing.announce_soon(now_us)
-        effects = self._wide.start(now_us, wall_us, list(seeds))
+        effects = self._wide.start(now_us, wall_us, self._seeds)
+        doors = [place for _, place in self._regions.doors()]
+        effects += self._wide.join(doors, now_us, wall_us, hearsay=True)
         return self._from(_FAR, effects, now_us, wall_us)
 
     def _lives_otherwise(self, member: int, generation: int) -> bool:
@@ -460,15 +460,15 @@ class Mesh:
         answers = packing.packets(self.me.stamp, 0, (referral,))
         return [SendDatagram(place, self._seal.seal(answer)) for answer in answers]
 
-    def _referral(self, pool: str, now_us: int, *, knocker: str = "") -> Referral | None:
+    def _referral(self, pool: str, now_us: int, **how: Any) -> Referral | None:
         if pool == WIDE:
             views = [self._local.view(member) for member in self._viewing.gateways]
             records = [view.record for view in views if view is not None]
-            return self._referrals.to("", records, now_us)
+            return self._referrals.to("", records, now_us, streamed=how.get("streamed", False))
         region = pool.removeprefix("region:")
         rows = self._regions.living(region, ADDRESSES)
         records = [row.record for row in rows]
-        return self._referrals.to(region, records, now_us, knocker=knocker)
+        return self._referrals.to(region, records, now_us, **how)
 
     def _referred(self, referral: Referral, now_us: int, wall_us: int) -> list[Effect]:
         """Knock where one was told to, if that is for a pool of one's own."""

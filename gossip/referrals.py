@@ -9,9 +9,9 @@ Idea: the answer to a ping for another pool is a few addresses: of that pool's m
 here, and of those who knocked for it within the last minute. It is a hint of where to knock,
 and nothing else.
 
-Invariants: at most ``_PER_S`` referrals leave per second, at most ``ADDRESSES`` addresses in
-each; what is remembered of knocks is bounded; whoever takes a referral knocks only at addresses
-that are new to it.
+Invariants: at most ``_PER_S`` referrals leave per second by datagram, at most ``ADDRESSES``
+addresses in each; what is remembered of knocks is bounded; whoever takes a referral knocks only
+at addresses that are new to it.
 """
 
 from __future__ import annotations
@@ -43,11 +43,18 @@ class Referrals:
         self._knocks: OrderedDict[str, OrderedDict[str, int]] = OrderedDict()
 
     def to(
-        self, region: str, records: Iterable[Record], now_us: int, *, knocker: str = ""
+        self,
+        region: str,
+        records: Iterable[Record],
+        now_us: int,
+        *,
+        knocker: str = "",
+        streamed: bool = False,
     ) -> Referral | None:
         """Return where to knock for ``region`` ("": the wide area), if that may be told now.
 
-        ``knocker`` is the address that asks; it is told to those who ask after it.
+        ``knocker`` is the address that asks; it is told to those who ask after it. What is
+        ``streamed`` goes to who has just sent something from there, and so is not counted.
         """
         places = dict.fromkeys(record.profile.gossip_address for record in records)
         places |= dict.fromkeys(self._knocked(region, now_us))
@@ -56,9 +63,9 @@ class Referrals:
             self._note(region, knocker, now_us)
         if now_us // _SECOND != self._second:
             self._second, self._count = now_us // _SECOND, 0
-        if not places or self._count >= _PER_S:
+        if not places or (self._count >= _PER_S and not streamed):
             return None
-        self._count += 1
+        self._count += not streamed
         self.counters["referrals"] += 1
         return Referral(region, tuple(places)[:ADDRESSES])
 

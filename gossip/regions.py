@@ -29,6 +29,7 @@ REPEAT_US: Final = 60_000_000
 """How often everything is announced again."""
 
 _REGIONS: Final = 256
+_DOORS: Final = 4
 _TRIES: Final = 4
 _AGAIN_US: Final = 2_000_000
 _SILENCE_US: Final = 3 * REPEAT_US
@@ -84,6 +85,18 @@ class Regions:
             return []
         rows = [row for row in view if row.state <= State.SUSPECT]
         return sorted(rows, key=lambda row: row.record.member)[:most]
+
+    def doors(self) -> list[tuple[int, str]]:
+        """Return some members of each region and their addresses, by which it can be found
+        from outside and later: its gateways, and who would follow them."""
+        doors = []
+        for _, view in sorted(self.others.items()):
+            rows = (row for row in view if row.state is not State.LEFT)
+            ranked = sorted(rows, key=lambda row: (row.state > State.SUSPECT, row.record.member))
+            doors += [
+                (row.record.member, row.record.profile.gossip_address) for row in ranked[:_DOORS]
+            ]
+        return doors
 
     def answer(self, request: ViewRequest, me: Stamp) -> View | None:
         """Return the view that was asked for, if it is held here."""
@@ -166,7 +179,8 @@ class Regions:
         return fetches
 
     def sweep(self, now_us: int) -> set[int]:
-        """Drop whom no author has listed for long; return them."""
+        """Drop whom no author has listed for long, and give up regions that are silent; return
+        whose row changed."""
         return {member for view in self.others.values() for member in view.sweep(now_us)}
 
     def forget(self, member: int) -> None:

@@ -21,16 +21,15 @@ from typing import Final
 
 from gossip.effects import Remember
 from gossip.errors import Rejected
+from gossip.memory import read_peers, write_peers
 from gossip.messages import Dead, State
 from gossip.news import News
 from gossip.pool import Pool
 from gossip.probe import Answered, Probe, Prober
-from gossip.shapes import UINT64, address, integer, items, octets
-from gossip.wire import pack, unpack
+from gossip.shapes import address
 
 __all__ = ["Rejoin"]
 
-_FORMAT: Final = 1
 _SEEDS: Final = 64
 _AT_ONCE: Final = 16
 """How many addresses are tried at the start."""
@@ -38,7 +37,6 @@ _PER_TURN: Final = 3
 _LATELY: Final = 16
 """Among so many that were lost last, half of the tries are made."""
 _REMEMBER_US: Final = 30_000_000
-_CHUNK: Final = 250
 
 
 class Rejoin:
@@ -219,24 +217,15 @@ class Rejoin:
             if entry.live:
                 places[entry.record.member] = entry.address
         kept = list(places.items())[-pool.config.remembered_peers :]
-        # In chunks, for no list on the wire is longer, and this is read by the same reader.
-        chunks = tuple(pack(tuple(kept[at : at + _CHUNK])) for at in range(0, len(kept), _CHUNK))
-        told = pack((_FORMAT, *chunks[-_CHUNK:]))
+        told = write_peers(kept)
         if told != self._told:
             self._told = told
             pool.emit(Remember(told))
             pool.agenda.set(("remember", 0), pool.now_us + _REMEMBER_US)
 
     def _read(self, remembered: bytes) -> dict[int, str]:
-        sought: dict[int, str] = {}
         try:
-            version, *chunks = items(unpack(remembered), _CHUNK + 1, 1)
-            if version != _FORMAT:
-                raise Rejected("a later version wrote this")
-            for chunk in chunks:
-                for pair in items(unpack(octets(chunk, len(remembered))), _CHUNK):
-                    member, place = items(pair, 2, 2)
-                    sought[integer(member, UINT64, 1)] = address(place)
+            return read_peers(remembered)
         except Rejected as error:
             self._pool.warn(
                 "remembered",
@@ -244,4 +233,3 @@ class Rejoin:
                 f"the members met earlier cannot be read and are left out: {error}",
             )
             return {}
-        return sought

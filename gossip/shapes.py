@@ -80,7 +80,8 @@ def address(value: object, *, empty: bool = False) -> str:
         return place
     host, _, port = place.rpartition(":")
     digits = port.isascii() and port.isdigit() and port[0] != "0"
-    if not host or " " in host or not digits or len(port) > 5 or int(port) > 65_535:
+    bare = ":" in host and not (host.startswith("[") and host.endswith("]"))
+    if not host or bare or " " in host or not digits or len(port) > 5 or int(port) > 65_535:
         raise Malformed("an address is not host:port")
     return place
 

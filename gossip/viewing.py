@@ -189,7 +189,7 @@ class Viewing:
         speakers = self._speakers(far, region)
         if not speakers:
             if view is not None and author:
-                self._beliefs.touch(view.doubt())
+                self._beliefs.touch(view.doubt(now_us))
                 self.announce_soon(now_us)
         elif speakers[0] == change.record.member != author:
             # It may be a while until it has something to announce.

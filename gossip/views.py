@@ -30,6 +30,10 @@ __all__ = ["RegionView", "Row", "view_hash"]
 
 _GONE: Final = 1_024
 _UNLISTED_US: Final = 120_000_000
+_DOUBTED_US: Final = 120_000_000
+"""After so long without anybody who speaks for a region, its suspects are dead."""
+_LOST_US: Final = 24 * 3_600_000_000
+"""After so long its members are listed no more; gateways go on seeking its gateways."""
 _MASK: Final = (1 << 64) - 1
 
 
@@ -65,6 +69,7 @@ class RegionView:
         self._rows: dict[int, Row] = {}
         self._gone: OrderedDict[int, int] = OrderedDict()
         self._unlisted: dict[int, int] = {}
+        self._doubted_us: int | None = None
         self._floor = 0
 
     def __len__(self) -> int:
@@ -118,32 +123,37 @@ class RegionView:
                 del entries[member]
             room -= 1
         changed = self._change(entries, gone)
+        self._doubted_us = None
         self.author = view.author
         self.author_generation = view.generation
         self.author_number = view.number
         return changed
 
     def sweep(self, now_us: int) -> set[int]:
-        """Drop whom the author has not listed for long; return them."""
+        """Drop whom the author has not listed for long, and give up those for whom nobody has
+        spoken for long; return whose row changed."""
         over = [member for member, at_us in self._unlisted.items() if now_us - at_us > _UNLISTED_US]
         for member in over:
             del self._unlisted[member]
-        return self._change({}, over)
+        silent_us = 0 if self._doubted_us is None else now_us - self._doubted_us
+        lost = {}
+        if silent_us > _LOST_US:
+            over = list(self._rows)
+        elif silent_us > _DOUBTED_US:
+            lost = self._restated(State.SUSPECT, State.DEAD)
+        return self._change(lost, over)
 
-    def doubt(self) -> set[int]:
+    def doubt(self, now_us: int) -> set[int]:
         """Nobody speaks for this region any more: whoever was alive is suspect. Return them.
 
         The next announcement, whoever makes it, is answered by fetching the whole.
         """
         self.author = self.author_generation = self.author_number = 0
-        return self._change(
-            {
-                row.record.member: (row.record, State.SUSPECT)
-                for row in self
-                if row.state is State.ALIVE
-            },
-            [],
-        )
+        self._doubted_us = now_us
+        return self._change(self._restated(State.ALIVE, State.SUSPECT), [])
+
+    def _restated(self, before: State, after: State) -> dict[int, tuple[Record, State]]:
+        return {row.record.member: (row.record, after) for row in self if row.state is before}
 
     def drop(self, member: int) -> bool:
         """Forget one member; tells whether it was listed."""
@@ -195,6 +205,7 @@ class RegionView:
             self.author, self.author_generation = said.author, said.generation
             self.author_number = said.number
             self._unlisted.clear()
+            self._doubted_us = None
             return None
         if not followed:
             return ViewRequest(self.region)

@@ -48,12 +48,13 @@ class NodeWorld(World):
         generation: int = 1,
         remembered: bytes = b"",
         config: Config | None = None,
+        region: str = "",
     ) -> Host:
         place = address or f"10.0.{member >> 8 & 255}.{member & 255}:7946"
         seal = self.seals(member)
         ring = seal.keyring
         profile = Profile(
-            name or f"node-{member}", f"r{member // 100}", place,
+            name or f"node-{member}", region or f"r{member // 100}", place,
             keys=ring.ids if ring is not None else (),
         )  # fmt: skip
         mesh = Mesh(

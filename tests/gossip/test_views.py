@@ -174,9 +174,9 @@ def test_a_region_without_a_voice_is_doubted_until_it_speaks_again() -> None:
     author, follower = RegionView("eu"), RegionView("eu")
     author.replace([(record(1), State.ALIVE), (record(2), State.DEAD)])
     catch_up(follower, author)
-    assert follower.doubt() == {1}
+    assert follower.doubt(0) == {1}
     assert rows(follower)[1][1] is State.SUSPECT
-    assert follower.doubt() == set()
+    assert follower.doubt(0) == set()
     assert catch_up(follower, author) is not None
     assert rows(follower) == rows(author)
 
