@@ -54,6 +54,7 @@ _LOOK_S: Final = 0.2
 _NOTES_US: Final = 1_000_000
 _KEEP_US: Final = 30_000_000
 _WATCHED: Final = 1_000
+_STRANGE_DATAGRAMS: Final = 10
 _STRANGERS_US: Final = 60_000_000
 _LONELY_US: Final = 5_000_000
 _ANNOTATION_BYTES: Final = 8
@@ -354,7 +355,9 @@ class Meshing:
         assert sockets is not None
         refused = sockets.counters["streams dropped: AuthenticationFailed"]
         refused += mesh.counters["datagrams refused: AuthenticationFailed"]
-        if refused > self._refused and at_us >= self._strangers_us:
+        # Datagrams alone say too little, unless nothing else comes: a stream says who, and why.
+        enough = refused - self._refused >= (1 if sockets.refusal else _STRANGE_DATAGRAMS)
+        if enough and at_us >= self._strangers_us:
             self._strangers_us = at_us + _STRANGERS_US
             self._alarm(
                 "mesh: strangers",
