@@ -181,6 +181,37 @@ def test_who_gets_a_direct_stream_needs_no_relay_any_more() -> None:
     assert set(copies(cluster).values()) == {2}
 
 
+def test_who_brings_something_from_afar_is_not_asked_around(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Two and three could both relay to four; whichever does is far from it, the other near.
+    cluster = linked([(1, 2), (1, 3), (2, 4), (3, 4)])
+    one, four = node(cluster, 1), node(cluster, 4)
+    one.put(k=0)
+    cluster.settle()
+    source = four.sync.relaying.source(1)
+    assert source is not None
+    far = stream(cluster, source.replica, 4)
+    send = cluster.send
+
+    def slowly(sender: SyncNode, used: Stream, data: bytes) -> None:
+        at_us = 150_000 if used is far else 1_000
+        cluster.latency_us = (at_us, at_us)
+        send(sender, used, data)
+
+    monkeypatch.setattr(cluster, "send", slowly)
+    cluster.pass_s(12)  # Until that is measured: round trips are averaged over a few probes.
+    for _ in range(6):
+        cluster.pass_s(5)
+    forget_sent(cluster)
+    for number in range(10):
+        one.put(k=number)
+        cluster.pass_s(1)
+    cluster.settle()
+    assert not sent(cluster, Request)
+    assert set(copies(cluster).values()) == {3}
+
+
 def test_a_slow_receiver_is_not_drowned_by_a_relay_and_asks_for_the_rest() -> None:
     cluster = linked([(1, 2), (2, 3)], limits=TIGHT)
     one, three = node(cluster, 1), node(cluster, 3)
