@@ -388,11 +388,15 @@ class News:
         """Believe what was asked about and had no answer: a farewell as one, else as a suspicion
         of the word that is listed."""
         entry = self._pool.table.get(accusation.stamp.member)
-        if entry is None or not entry.live:
+        if entry is None or entry.state is State.LEFT:
             return
         if isinstance(accusation, Dead) and accusation.left:
-            if accusation.stamp.generation >= entry.record.generation:
+            # Who was called dead meanwhile has left all the same, if it is that life which did.
+            of_this_life = accusation.stamp.generation == entry.record.generation
+            if of_this_life or (entry.live and accusation.stamp > entry.record.stamp):
                 self.leave(entry)
+        elif not entry.live:
+            return
         elif entry.state is State.ALIVE:
             self._begin(entry, accusation.accuser)
         else:
