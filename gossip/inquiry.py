@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
-from gossip.messages import Dead, Record, Suspect
+from gossip.messages import Dead, Record, State, Suspect
 from gossip.news import News
 from gossip.pool import Pool
 from gossip.probe import Answered, Probe, Prober
@@ -83,6 +83,11 @@ class Inquiries:
         brief = isinstance(accusation, Dead) and accusation.left
         brief = brief and not (entry is not None and entry.degraded)
 
+        first_hand = believed or record is None
+        if entry is not None and record is not None and entry.state is State.LEFT:
+            # For a life that denies its farewell no helper may vouch.
+            first_hand = first_hand or record.generation == entry.record.generation
+
         def answered(probe: Probe, answer: Answered) -> None:
             self._answered(probe, answer, believed=believed)
 
@@ -94,7 +99,7 @@ class Inquiries:
             timeout_us=timeout_us,
             verdict_us=timeout_us if brief else 2 * timeout_us,
             whoever=True, only=True, voidable=False, stream=not brief, before=accusation,
-            helpers=0 if believed or record is None else pool.config.indirect_probes,
+            helpers=0 if first_hand else pool.config.indirect_probes,
         )  # fmt: skip
         if not self._prober.put(probe):
             del self._out[member]

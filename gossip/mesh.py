@@ -153,10 +153,9 @@ class Mesh:
         if swim is None:
             referral = self._referral(asked.pool, now_us, streamed=True)
             return [] if referral is None else [self._answer(stream, asked.pool, referral)]
-        effects = swim.receive_frame(stream, asked, now_us, wall_us)
-        return self._settled(
-            self._from(self._kind(swim), effects, now_us, wall_us), now_us, wall_us
-        )
+        answered = swim.receive_frame(stream, asked, now_us, wall_us)
+        effects = self._from(self._kind(swim), answered, now_us, wall_us)
+        return self._settled(effects, now_us, wall_us)
 
     def exchanged(
         self,
@@ -208,9 +207,8 @@ class Mesh:
         """Return when ``handle_timeout`` is due, if ever."""
         due = [swim.next_deadline_us() for _, swim in self._swims()]
         due.append(self._viewing.next_deadline_us())
-        if self._running:
-            if self._candidate_us is not None and self._wide is None:
-                due.append(self._candidate_us)
+        if self._running and self._wide is None:
+            due.append(self._candidate_us)
         return min((at for at in due if at is not None), default=None)
 
     # ------------------------------------------------------------------ commands
@@ -225,6 +223,10 @@ class Mesh:
         self._running = False
         self._viewing.stop()
         return self._each(lambda swim: swim.leave(now_us, wall_us), now_us, wall_us)
+
+    def remember(self, now_us: int, wall_us: int) -> list[Effect]:
+        """Say now what is to be remembered, if it has changed; a farewell does so too."""
+        return self._each(lambda swim: swim.remember(now_us), now_us, wall_us)
 
     def broadcast(self, payload: bytes, now_us: int, wall_us: int = 0) -> list[Effect]:
         """Tell the members of one's own region; best effort. Raises ``TooLarge``."""
@@ -245,11 +247,7 @@ class Mesh:
 
     def forget(self, member: int, now_us: int, wall_us: int = 0) -> list[Effect]:
         """List and seek a member no longer. Raises ``UnknownMember``."""
-        known = [
-            kind
-            for kind, swim in self._swims()
-            if swim.view(member) is not None or member in swim.sought
-        ]
+        known = [kind for kind, swim in self._swims() if swim.knows(member)]
         if not known and self._regions.row(member) is None:
             raise UnknownMember(f"no member {member:016x} is known here", member=member)
         self._regions.forget(member)
@@ -318,6 +316,12 @@ class Mesh:
                     self._beliefs.touch([record.member])
                     if kind == _FAR:
                         passed += self._numbered(self._viewing.gateway_changed(effect, now_us))
+                        if effect.state is State.ALIVE:
+                            # A neighbour, met abroad first, is sought at home; others are not.
+                            place = Referral(
+                                record.profile.region, (record.profile.gossip_address,)
+                            )
+                            passed += self._referred(place, now_us, wall_us)
                     else:
                         self._near_changed(effect, now_us)
                 case Annotated(member):
@@ -424,8 +428,7 @@ class Mesh:
             return []
         if self._candidate_us is None:
             # Whoever has just started knows nobody, and would elect itself.
-            settle_us = 2 * self._config.probe_timeout_us
-            self._candidate_us = now_us + settle_us
+            self._candidate_us = now_us + 2 * self._config.probe_timeout_us
         if now_us < self._candidate_us:
             return []
         self._wide = self._beliefs.far = Swim(
@@ -477,8 +480,6 @@ class Mesh:
             return []
         living = [view.record for view in swim.members() if view.state <= State.SUSPECT]
         new = new_addresses(referral, [self.me, *living])
-        if not new:
-            return []
         return self._from(kind, swim.join(new, now_us, wall_us, hearsay=True), now_us, wall_us)
 
     # ------------------------------------------------------------------ small things

@@ -91,11 +91,15 @@ class News:
         if (record.generation, record.incarnation) < (known.generation, known.incarnation):
             pool.refuse("stale")
             return True
-        if (record.generation, record.incarnation) > (known.generation, known.incarnation):
+        moved = record.profile.gossip_address != entry.address
+        newer = (record.generation, record.incarnation) > (known.generation, known.incarnation)
+        gone = entry.state is State.LEFT and record.generation == known.generation
+        # A life that denies its farewell does so from where it lived.
+        if newer and not (gone and moved):
             return False
-        if entry.state is State.LEFT:
+        if gone:
             pool.refuse("left")
-        elif record.profile.gossip_address != entry.address:
+        elif moved:
             self._doubled(known, record)
         return True
 

@@ -87,10 +87,9 @@ class Rejoin:
         whether it was sought."""
         return self._sought.pop(member, None) is not None
 
-    @property
-    def sought(self) -> frozenset[int]:
-        """Whom one seeks."""
-        return frozenset(self._sought)
+    def seeks(self, member: int) -> bool:
+        """Whether that member is sought."""
+        return member in self._sought
 
     # -------------------------------------------------------------- turns
 

@@ -269,6 +269,12 @@ class Swim:
         pool.agenda.clear()
         return pool.take_effects()
 
+    def remember(self, now_us: int) -> list[Effect]:
+        """Say now what is to be remembered, if it has changed; a farewell does so too."""
+        self._clock(now_us, self._pool.wall_us)
+        self._rejoin.remember()
+        return self._effects()
+
     def broadcast(
         self, payload: bytes, now_us: int, *, channel: Channel = Channel.USER, slot: str = ""
     ) -> list[Effect]:
@@ -336,10 +342,9 @@ class Swim:
         """One's own place in the space of round trips."""
         return self._pool.place.value
 
-    @property
-    def sought(self) -> frozenset[int]:
-        """Whom one seeks, listed or not."""
-        return self._rejoin.sought
+    def knows(self, member: int) -> bool:
+        """Whether that member is listed, or sought."""
+        return self._pool.table.get(member) is not None or self._rejoin.seeks(member)
 
     @property
     def table_hash(self) -> int:

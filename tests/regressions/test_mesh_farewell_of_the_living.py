@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gossip.messages import Alive, Dead, Packet, State
+from gossip.config import LAN
+from gossip.messages import Ack, Alive, Dead, Packet, PingRequest, State
 from gossip.sealing import Seal
 from gossip.wire import encode_packet
 from tests.gossip.alone import Alone, record
@@ -64,3 +65,30 @@ def test_hearsay_and_late_packets_do_not_bring_back_who_left() -> None:
     view = alone.swim.view(2)
     assert view is not None
     assert view.state is State.LEFT
+
+
+def test_nobody_else_brings_back_a_life_that_left() -> None:
+    """Neither from another address, nor by vouching for it."""
+    alone = Alone()
+    gone, other = record(2), record(3)
+    alone.meet(gone, other)
+    alone.hear(other, Dead(gone.stamp, 2))
+    alone.wait(2 * SECOND)
+    elsewhere = replace(record(2, address="10.6.6.6:1"), incarnation=1)
+    alone.hear(elsewhere, Alive(elsewhere))
+    assert "10.6.6.6:1" not in {to for to, _ in alone.questions()}
+    denial = replace(gone, incarnation=1)
+    alone.hear(other, Alive(denial))
+    questions = [(to, ping) for to, ping in alone.questions() if to == gone.profile.gossip_address]
+    assert questions
+    alone.wait(LAN.probe_timeout_us)
+    assert not [one for _, one in alone.sent if isinstance(one, PingRequest)]
+    alone.hear(other, Ack(questions[0][1].sequence, denial.stamp, 0, 0))
+    view = alone.swim.view(2)
+    assert view is not None
+    assert view.state is State.LEFT
+    alone.answer(questions[0][1], denial)
+    assert alone.listed(2) == denial
+    view = alone.swim.view(2)
+    assert view is not None
+    assert view.state is State.ALIVE
