@@ -17,6 +17,7 @@ alarm; what the mesh wants remembered is written by the store's own thread, betw
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import secrets
@@ -35,7 +36,7 @@ from crdtmem.sync_repair import vector_hash
 from crdtmem.wall import now_us
 from gossip.driver import Driver, steady_us
 from gossip.effects import Annotated, Effect, KeyringChanged, MemberChanged, Remember, Warn
-from gossip.errors import TransportError
+from gossip.errors import TransportError, UnknownMember
 from gossip.keyring import Keyring
 from gossip.members import MemberView
 from gossip.mesh import Mesh
@@ -77,6 +78,7 @@ class Meshing:
         self.driver: Driver | None = None
         self._sockets: Sockets | None = None
         self._links = Links(runtime.engine.replica_id)
+        self._forgotten: set[int] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._again: asyncio.Task[None] | None = None
         self._closing = False
@@ -135,12 +137,20 @@ class Meshing:
             store.metadata().get(MESH_MEMORY, b""),
         )
         self._refused, self._told = 0, None
+        self._forgotten.clear()
         self._started_us, self._lonely = steady_us(), bool(settings.join)
         driver.start(self.mesh, settings.join)
         self._look()
 
     def stop_looking(self) -> None:
-        """Decide nothing about streams any more: the node is about to stop."""
+        """Decide nothing about streams any more: the node is about to stop. What is to be
+        remembered is said now, while the store still writes: who leaves is sought by nobody."""
+        if not self._closing and self._runs():
+            try:
+                self.command(lambda mesh, now, wall: mesh.remember(now, wall))
+            except Exception:  # noqa: BLE001 - whatever it is, the node ends
+                # A mesh that breaks does not keep the node from ending.
+                _log.exception("the mesh could not say whom it knows")
         self._closing = True
         if self._timer is not None:
             self._timer.cancel()
@@ -151,8 +161,21 @@ class Meshing:
         self.stop_looking()
         if self._again is not None:
             await asyncio.gather(self._again, return_exceptions=True)
-        if self.driver is not None:
+        await self._end(leave=leave)
+
+    async def _end(self, *, leave: bool) -> None:
+        """End the driver, whatever its machine makes of that."""
+        if self.driver is None:
+            return
+        try:
             await (self.driver.leave() if leave else self.driver.close())
+        except Exception:
+            # The farewell is lost: the others will find out by themselves.
+            _log.exception("the mesh could not say farewell")
+            self._broken()
+            if self.driver.defect is None:
+                raise
+            await self.driver.close()
 
     def restart(self) -> None:
         """The replica goes on under another id: so does the member."""
@@ -164,7 +187,7 @@ class Meshing:
         assert self.driver is not None
         if before is not None:
             await before
-        await self.driver.leave()
+        await self._end(leave=True)
         if self._closing:
             return
         try:
@@ -320,7 +343,7 @@ class Meshing:
         self._timer = asyncio.get_running_loop().call_later(_LOOK_S, self._look)
 
     def _runs(self) -> bool:
-        return self.driver is not None and not self.driver.closed
+        return self.mesh is not None and self.driver is not None and not self.driver.closed
 
     def _broken(self) -> bool:
         """Say once that the mesh stopped on a defect of its own; the streams that are stay."""
@@ -338,10 +361,13 @@ class Meshing:
             for view in views
             if view.state is State.ALIVE and view.clock_offset_us is not None
         }
-        for view in views:
-            member = view.record.member
-            if view.state >= State.DEAD and member in engine.epoch.settled:
-                self._forget(member)
+        living = {view.record.member for view in views if view.state <= State.SUSPECT}
+        listed = {view.record.member for view in views}
+        gone = engine.epoch.settled.keys() - living
+        # Once also whom the mesh lists no more: it would seek them for ever.
+        for member in sorted(gone & listed | gone - self._forgotten):
+            self._forget(member)
+        self._forgotten |= gone
 
         if self._unkept is not None and at_us >= self._keep_us:
             self._keep_us = at_us + _KEEP_US
@@ -376,7 +402,9 @@ class Meshing:
             )
 
     def _forget(self, member: int) -> None:
-        self.command(lambda mesh, now, wall: mesh.forget(member, now, wall))
+        # What it never met, or forgot before, the mesh does not know.
+        with contextlib.suppress(UnknownMember):
+            self.command(lambda mesh, now, wall: mesh.forget(member, now, wall))
 
     def _annotate(self, at_us: int) -> None:
         """Let probes carry the hash of what is published now."""

@@ -20,7 +20,7 @@ from crdtmem.mesh_verbs import members_of, mesh_status, ring_of
 from crdtmem.node import Node
 from crdtmem.settings import Settings, parse_address
 from gossip.effects import Remember
-from gossip.errors import KeyringError
+from gossip.errors import KeyringError, UnknownMember
 from gossip.messages import State
 from tests.node.cluster import free_ports
 from tests.waiting import eventually
@@ -179,6 +179,37 @@ def test_whom_the_mesh_found_is_remembered_in_the_store(tmp_path: Path) -> None:
     run(play)
 
 
+def test_whom_the_mesh_met_last_is_remembered_at_the_stop(tmp_path: Path) -> None:
+    """Who leaves is sought by nobody, so it must know itself where to come back to."""
+
+    async def play() -> None:
+        settings = settings_of(tmp_path, "n0")
+        async with started(settings) as node:
+            mesh = node.meshing.mesh
+            assert mesh is not None
+            # Remembered at most every 30 s, so that this is not, by itself, while the node runs.
+            mesh._local._pool.agenda.set(("remember", 0), 1 << 60)
+            mesh._local._rejoin.seek(77, "10.9.9.9:77")
+        async with started(settings) as node:
+            mesh = node.meshing.mesh
+            assert mesh is not None
+            assert mesh._local.knows(77)
+
+    run(play)
+
+
+def test_the_evicted_are_sought_no_more_listed_or_not(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with started(settings_of(tmp_path, "n0")) as node:
+            mesh = node.meshing.mesh
+            assert mesh is not None
+            mesh._local._rejoin.seek(77, "10.9.9.9:77")
+            node.memory.engine.epoch.settled[77] = 1
+            await eventually(lambda: not mesh._local.knows(77), "an end of the search")
+
+    run(play)
+
+
 def test_every_start_is_a_new_life_of_the_same_member(tmp_path: Path) -> None:
     async def play() -> None:
         lives = []
@@ -326,6 +357,51 @@ def test_a_mesh_that_breaks_leaves_a_node_that_serves_and_an_alarm(
             await two.memory.wait_for(context, timeout_ms=20_000)
             assert await two.memory.space("team").get("city") == "Rome"
             assert len(alarms(one, "mesh")) == 1
+
+    run(play)
+
+
+def test_a_mesh_that_cannot_say_farewell_does_not_keep_the_node_from_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def play() -> None:
+        node = await Node.start(settings_of(tmp_path, "n0"), tune_gc=False)
+
+        def broken(now_us: int, wall_us: int) -> Any:
+            raise RuntimeError("a planted defect")
+
+        monkeypatch.setattr(node.meshing.mesh, "leave", broken)
+        await node.stop()
+        assert node.runtime.closed
+        (said,) = alarms(node, "mesh")
+        assert "a planted defect" in said
+        # Port, store and socket are free again.
+        address = node.peers.address
+        async with started(settings_of(tmp_path, "n0", listen=address)) as again:
+            assert again.peers.address == address
+
+    run(play)
+
+
+def test_who_was_evicted_is_sought_no_more_also_where_nobody_lists_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def play() -> None:
+        async with started(settings_of(tmp_path, "n0")) as node:
+            mesh = node.meshing.mesh
+            assert mesh is not None
+            forgotten: list[int] = []
+
+            def forget(member: int, now_us: int, wall_us: int = 0) -> Any:
+                forgotten.append(member)
+                raise UnknownMember("nobody")
+
+            monkeypatch.setattr(mesh, "forget", forget)
+            node.memory.engine.epoch.settled[7] = 0
+            await eventually(lambda: forgotten, "end of the search")
+            node.memory.engine.epoch.settled[8] = 0
+            await eventually(lambda: 8 in forgotten, "end of the next search")
+            assert forgotten == [7, 8], "once each"
 
     run(play)
 
