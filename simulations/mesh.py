@@ -429,7 +429,8 @@ class VirtualMesh:
 
 def gathered(world: World) -> bool:
     """Tell whether every node holds for alive exactly those that are up, under their ids of now,
-    for suspect nobody, and in sealed worlds whether all have one key ring.
+    for suspect nobody; those of its region in that region's pool; and in sealed worlds whether
+    all have one key ring.
 
     Of an id that was borne by two machines nothing is asked: the life that ended last, which may
     be the copy's, counts for both until the other starts often enough to be above it.
@@ -444,6 +445,10 @@ def gathered(world: World) -> bool:
         living = [view for view in life.mesh.members() if view.state <= State.SUSPECT]
         known = {view.record.member: view.record.generation for view in living}
         known[life.mesh.me.member] = life.mesh.me.generation
+        region = life.mesh.me.profile.region
+        near = [view for view in living if view.record.profile.region == region]
+        if any(view.tier != "local" and view.record.member not in doubled for view in near):
+            return False
         differing = known.items() ^ members.items()
         if any(member not in doubled for member, _ in differing) or any(
             view.state is State.SUSPECT and view.record.member not in doubled for view in living
