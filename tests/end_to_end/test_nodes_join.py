@@ -67,7 +67,10 @@ def test_a_plain_stop_is_seen_at_once_and_a_start_is_a_return(tmp_path: Path) ->
         all_members(nodes)
 
 
-def test_a_founder_that_is_killed_finds_the_others_by_what_it_remembers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["kill", "stop"])
+def test_nodes_that_all_ended_find_each_other_by_what_they_remember(
+    tmp_path: Path, how: str
+) -> None:
     with joining(tmp_path, ["eu", "us"]) as nodes:
         all_members(nodes)
         _, two = nodes
@@ -75,7 +78,7 @@ def test_a_founder_that_is_killed_finds_the_others_by_what_it_remembers(tmp_path
         two.arguments.append(f"--listen={two.ready['listen']}")
         two.arguments = [each for each in two.arguments if not each.startswith("--join")]
         for node in nodes:
-            node.kill()
+            getattr(node, how)()
         for node in nodes:
             node.start()
         # Neither is told of the other any more.
