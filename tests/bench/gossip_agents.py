@@ -110,7 +110,9 @@ class Agents:
         return None
 
     def whole(self) -> bool:
-        """Whether everybody sees everybody alive."""
+        """Whether everybody sees everybody alive. ``AssertionError`` if an agent has ended."""
+        for agent in self.agents:
+            assert agent.runs, f"an agent of {self.kind} ended: {''.join(agent.noise)[-2000:]}"
         return all(
             self.state(seer, name) == "alive"
             for seer in range(len(self.agents))
