@@ -29,6 +29,9 @@ from simulations.world import SECOND, World
 
 __all__ = ["FalseDeaths"]
 
+_IDLE_US: Final = 600 * SECOND
+"""How often to look while nobody is up."""
+
 _SIGNS: Final = (
     "loss", "burst", "corrupt", "duplicate", "replay", "reorder", "bytes_per_s", "cut",
 )  # fmt: skip
@@ -59,7 +62,7 @@ class FalseDeaths(Checker):
         for (here, there), link in world.network.links.items():
             if self._is_spoilt(here, there, link):
                 self._ill_us[here] = self._ill_us[there] = now_us
-        world.kernel.after(SECOND, self._look)
+        world.kernel.after(SECOND if any(world.up()) else _IDLE_US, self._look)
 
     def _is_spoilt(self, here: str, there: str, link: Link) -> bool:
         machines = self.world.machines

@@ -1,8 +1,8 @@
-"""A machine is switched off for a month, long after everybody has forgotten that it ever was.
+"""A machine is switched off for a month; the other one reaps it, and is switched off as well.
 
-What must hold: the others reap it from their lists and go on seeking it; it comes back without
-being told where anybody is, from what it had remembered; within a minute all show it again, and
-what it alone knew reaches everybody.
+What must hold: whoever is dead for a day is listed no longer, and is sought all the same; after a
+month each finds the other from what it had remembered; within a minute both show each other, and
+what either alone knew reaches both.
 """
 
 from simulations.stage import Stage
@@ -32,10 +32,14 @@ def play(stage: Stage) -> None:
     stage.expect(note.ok, "ap-southeast has acknowledged its note")
     stage.crash("ap-southeast")
     stage.heal()
-    stage.run(2 * _DAY_S)
+    stage.run(1.1 * _DAY_S)
     stage.expect(stage.shown("eu-west") == [], "eu-west shows nobody")
-    stage.run(28 * _DAY_S)
     stage.write("eu-west", "note of the other", "written alone")
+    stage.run(1)
+    stage.stop("eu-west")
+    stage.run(29 * _DAY_S)
+    stage.restart("eu-west")
+    stage.run(300)
     stage.say("a month has passed")
     stage.restart("ap-southeast")
     took_s = stage.gather()
