@@ -180,8 +180,8 @@ class Driver:
         mesh.broadcast(payload, now))``.
         """
         if not self._closed:
-            self._carry_out(run(self._steady(), self._wall()) or [])
-            self._set_timer()
+            effects = run(self._steady(), self._wall()) or []
+            self._step(lambda _now, _wall: effects)
 
     async def events(self) -> AsyncIterator[Effect]:
         """Yield what is not about the network, until the driver is closed; for one reader.
