@@ -13,9 +13,10 @@ verb           body                         answer
 members        nil                          a list of maps, this node first: ``members_of``
 member_changes nil                          events: lists of what becomes of members
 keyring        nil                          a map: see ``ring_of``
-rotate         action, key, timeout_ms      the same map, afterwards; ``action`` is install
-                                            (``key`` is bytes, or nil for a fresh one), use,
-                                            remove or remove_compromised (its number)
+rotate         action, key, timeout_ms      the same map, afterwards, with the key's number;
+                                            ``action`` is install (``key`` is bytes, or nil
+                                            for a fresh one), use, remove or
+                                            remove_compromised (its number)
 leave          forced, timeout_ms           a map: who holds all that this node held; the
                                             node ends
 ============== ============================ ================================================
@@ -38,7 +39,7 @@ from crdtmem.verbs import fields
 from gossip.driver import steady_us
 from gossip.effects import Effect
 from gossip.errors import GossipError
-from gossip.keyring import Keyring
+from gossip.keyring import Keyring, key_id
 from gossip.members import MemberView
 from gossip.mesh import Mesh
 from gossip.messages import State
@@ -103,13 +104,11 @@ class _MeshVerbs:
 
     async def _rotate(self, action: str, key: Any, timeout_ms: int) -> dict[str, Any]:
         node = self._node
-        ring = node.meshing.ring
         if action == "install":
-            before = set() if ring is None else set(ring.ids)
             material = secrets.token_bytes(KEY_BYTES) if key is None else key
             _command(node, lambda mesh, now, wall: mesh.install_key(material, now, wall))
-            fresh = set() if ring is None else set(ring.ids) - before
-            await _until(lambda: all(fresh <= held for held in _held(node)), timeout_ms)
+            key = key_id(material)
+            await _until(lambda: all(key in held for held in _held(node)), timeout_ms)
         elif action == "use":
             _command(node, lambda mesh, now, wall: mesh.use_key(key, now, wall))
             await _until(lambda: all(first == key for first in _sealing(node)), timeout_ms)
@@ -120,7 +119,7 @@ class _MeshVerbs:
                 lambda mesh, now, wall: mesh.remove_key(key, now, wall, compromised=compromised),
             )
             await _until(lambda: all(key not in held for held in _held(node)), timeout_ms)
-        return ring_of(node)
+        return {**ring_of(node), "key": f"{key:08x}"}
 
     def leave(self, request: Request, body: Any) -> None:
         forced, timeout_ms = fields(body, 2, "leave")

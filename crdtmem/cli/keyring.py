@@ -122,10 +122,9 @@ def _rotate_all(compromised: bool, as_json: bool, **where: Any) -> None:
             )
             return ring
 
-        before = await step("install", None)
-        former = int(before["keys"][0]["key"], 16)
-        fresh = int(before["keys"][-1]["key"], 16)
-        await step("use", fresh)
+        installed = await step("install", None)
+        former = next(int(key["key"], 16) for key in installed["keys"] if key["primary"])
+        await step("use", int(installed["key"], 16))
         return await step("remove_compromised" if compromised else "remove", former)
 
     _show(ask(rotate, **where), as_json=as_json)

@@ -141,8 +141,20 @@ def test_the_key_of_another_ring_can_be_installed(
     run: Run, sealed: NodeProcess, tmp_path: Path
 ) -> None:
     given = create_ring(tmp_path / "given").primary
-    keys = keyring(run, sealed, "install", "--from", "given")["keys"]
-    assert f"{given.id:08x}" in [key["key"] for key in keys]
+    outcome = keyring(run, sealed, "install", "--from", "given")
+    assert outcome["key"] == f"{given.id:08x}"
+    assert outcome["key"] in [key["key"] for key in outcome["keys"]]
+
+
+def test_rotating_uses_a_fresh_key_whatever_was_installed_before(
+    run: Run, sealed: NodeProcess
+) -> None:
+    idle = {key["key"] for key in keyring(run, sealed, "list")["keys"]}
+    for _ in range(3):
+        idle.add(keyring(run, sealed, "install")["key"])
+    outcome = keyring(run, sealed, "rotate")
+    (primary,) = [key["key"] for key in outcome["keys"] if key["primary"]]
+    assert primary not in idle
 
 
 def test_plain_text_has_no_keys(run: Run, ask: Run, node: NodeProcess) -> None:
