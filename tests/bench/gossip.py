@@ -49,7 +49,7 @@ class Plan:
     beside: tuple[Beside, ...] = (
         Beside(3),
         Beside(5),
-        Beside(20, kills=3),
+        Beside(20, kills=5),
         Beside(3, "local", slow_s=30),
         Beside(5, "local", slow_s=30),
     )
