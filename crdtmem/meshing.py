@@ -305,6 +305,7 @@ class Meshing:
                 save_ring(path, dump)
             except ConfigError as error:
                 self._alarm("key ring", str(error))
+        self._peers.end_removed_keys()
         mesh, driver = self.mesh, self.driver
         if mesh is not None and driver is not None:
             driver.command(lambda now, wall: mesh.update(self._profile(), now, wall))

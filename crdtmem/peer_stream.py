@@ -150,6 +150,11 @@ class PeerStream(asyncio.Protocol):
 
     # ------------------------------------------------------------------ the owner's side
 
+    @property
+    def key(self) -> int | None:
+        """Which key of the ring seals it, as far as that is settled."""
+        return None if self._seal is None else self._seal.key
+
     def send(self, data: bytes) -> None:
         """Write bytes, sealed."""
         assert self._seal is not None

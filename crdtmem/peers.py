@@ -15,7 +15,7 @@ Invariants: what is written to a stream and not yet taken is bounded: ``sync`` g
 no more than the peer's credit, and a stream whose buffer passes ``buffer_bytes`` all the
 same is dropped; at most ``_CONNECTIONS`` are open, proven or not; a connection that does
 not prove itself and begin within ``peer_stream.SILENT_S`` is dropped, so that a port
-scanner holds nothing.
+scanner holds nothing; no stream outlives the removal of the key that seals it.
 """
 
 from __future__ import annotations
@@ -183,6 +183,13 @@ class PeerStreams:
             stream = self._streams.get(session.peer)
             if replica in replicas and stream is not None and stream not in kept:
                 stream.finish(Unreachable("the mesh asks for no stream between us"))
+
+    def end_removed_keys(self) -> None:
+        """End the streams that are sealed with a key that was removed; they are opened anew."""
+        live = set() if self._ring is None else set(self._ring.ids)
+        for stream in list(self._streams.values()):
+            if stream.key is not None and stream.key not in live:
+                stream.finish(Unreachable("the key that sealed this stream was removed"))
 
     def _seek(self, target: _Target) -> None:
         target.task = asyncio.get_running_loop().create_task(self._keep_dialling(target))

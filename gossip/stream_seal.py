@@ -165,6 +165,8 @@ class StreamSeal:
         self._sent = 0
         self._taken = 0
         self._failed = False
+        self.key: int | None = None
+        """Which key seals this stream, once it is ready; ``None`` in plain mode."""
 
     def hello(self) -> bytes:
         """Return what is to be sent first; neither side waits for the other's."""
@@ -281,6 +283,7 @@ class StreamSeal:
         order = held if self._initiator else listed
         for number in order:
             if number in held and number in listed:
+                self.key = number
                 return held[number]
         raise AuthenticationFailed(
             "no key is held by both", hint="give the member a current key by hand"

@@ -21,6 +21,7 @@ from crdtmem.node import Node
 from crdtmem.settings import Settings, parse_address
 from gossip.effects import Remember
 from gossip.errors import KeyringError, UnknownMember
+from gossip.keyring import key_id
 from gossip.messages import State
 from tests.node.cluster import free_ports
 from tests.waiting import eventually
@@ -298,6 +299,37 @@ def test_a_rotation_reaches_every_ring_and_every_file(tmp_path: Path) -> None:
             for file in files:
                 await eventually(lambda: load_ring(file).primary.id == number, "the file")  # noqa: B023
             assert fresh.hex() not in str(ring_of(one)) + str(mesh_status(one))
+
+    run(play)
+
+
+@pytest.mark.parametrize("compromised", [False, True])
+def test_streams_that_a_removed_key_sealed_are_opened_anew(
+    tmp_path: Path, compromised: bool
+) -> None:
+    async def play() -> None:
+        async with cluster(tmp_path, 2) as nodes:
+            one, two = nodes
+            await eventually(lambda: all(node.peers._streams for node in nodes), "stream")
+            (former,) = [key["key"] for key in ring_of(one)["keys"]]
+            old, fresh = int(former, 16), key_id(b"n" * 32)
+            sealed_by = [stream.key for stream in one.peers._streams.values()]
+            assert sealed_by == [old]
+            one.meshing.command(lambda mesh, now, wall: mesh.install_key(b"n" * 32, now, wall))
+            await eventually(lambda: not any(k["missing"] for k in ring_of(one)["keys"]), "key")
+            one.meshing.command(lambda mesh, now, wall: mesh.use_key(fresh, now, wall))
+            await eventually(lambda: len(ring_of(one)["keys"][0]["sealing"]) == 2, "its use")
+            assert [stream.key for stream in one.peers._streams.values()] == [old]
+            one.meshing.command(
+                lambda mesh, now, wall: mesh.remove_key(old, now, wall, compromised=compromised)
+            )
+            for node in nodes:
+                await eventually(
+                    lambda node=node: [s.key for s in node.peers._streams.values()] == [fresh],  # type: ignore[misc]
+                    "stream under the new key",
+                )
+            await one.memory.space("team").put("city", "Rome")
+            await two.memory.wait_for(await one.memory.joined(), timeout_ms=20_000)
 
     run(play)
 
