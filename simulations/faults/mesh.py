@@ -226,7 +226,7 @@ class Liar(Fault):
             saying = arguments["sayings"][number % len(arguments["sayings"])]
             if saying == "invent" and number >= _INVENTED:
                 continue
-            world.sometimes(LIED)
+            world.sometimes("a member lied")
             for pool in _common(liar.mesh.mesh, victim.mesh.mesh):
                 messages = _lies(str(saying), pool.me, victim.mesh.mesh.me, random)
                 self._send(world, liar, pool, messages)
