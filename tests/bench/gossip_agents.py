@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -50,7 +51,7 @@ def serf_line(line: str) -> dict[str, Any] | None:
     return None
 
 
-class Agents:
+class Agents(ABC):
     """A cluster of one kind, one agent per place."""
 
     kind = ""
@@ -66,13 +67,13 @@ class Agents:
         """Return everybody's name, in the order of places."""
         return [f"m{index}" for index in range(len(self.places))]
 
+    @abstractmethod
     def launch(self, index: int) -> Talker:
         """Start the agent of one place, for the first time or again."""
-        raise NotImplementedError
 
+    @abstractmethod
     def broadcast(self, index: int, payload: str) -> None:
         """Let one agent tell everybody something."""
-        raise NotImplementedError
 
     def start_all(self) -> None:
         """Start everybody, the first one first."""
