@@ -100,6 +100,21 @@ def test_members_meet_die_come_back_and_leave(start: Any, tmp_path: Path) -> Non
     wait_until(lambda: ann.states(again)[-1] == "left", "its farewell")
 
 
+def test_what_one_tells_is_heard_by_all_and_shown_by_itself(start: Any) -> None:
+    quick = ("--set", "gossip_interval_us=50000")
+    ann = start("ann", *quick)
+    bob = start("bob", *quick, "--join", ann.address)
+    wait_until(lambda: bob.states(ann) and ann.states(bob), "each other")
+    for number in (1, 2):
+        ann.process.send_signal(signal.SIGUSR2)
+        wait_until(lambda number=number: len(bob.events("payload")) == number, "payload")  # type: ignore[misc]
+    assert [event["payload"] for event in bob.events("payload")] == [
+        f"{ann.ready['member']} 1",
+        f"{ann.ready['member']} 2",
+    ]
+    assert [event["origin"] for event in ann.events("payload")] == [ann.ready["member"]] * 2
+
+
 def test_identity_is_kept_before_it_is_used(start: Any, tmp_path: Path) -> None:
     state = tmp_path / "ann.state"
     for generation in (1, 2):
@@ -120,6 +135,9 @@ def test_identity_is_kept_before_it_is_used(start: Any, tmp_path: Path) -> None:
         (["--key", "zz"], "hexadecimal"),
         (["--state", "{state}"], "is not a member's state"),
         (["--profile", "moon"], "moon"),
+        (["--set", "probe_interval_us"], "NAME=VALUE"),
+        (["--set", "probing=1"], "probing"),
+        (["--set", "probe_interval_us=1"], "probe_interval_us"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(tmp_path: Path, options: list[str], said: str) -> None:
