@@ -22,6 +22,7 @@ import errno
 import logging
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,16 +35,18 @@ from crdtmem.settings import Settings, parse_address
 from crdtmem.sync_host import PROTOCOL_VERSIONS
 from crdtmem.sync_repair import vector_hash
 from crdtmem.wall import now_us
+from gossip.config import Config
 from gossip.driver import Driver, steady_us
 from gossip.effects import Annotated, Effect, KeyringChanged, MemberChanged, Remember, Warn
-from gossip.errors import TransportError, UnknownMember
-from gossip.keyring import Keyring
+from gossip.errors import GossipError, TransportError, UnknownMember
+from gossip.keyring import KEYS_MAXIMUM, Keyring
 from gossip.members import MemberView
 from gossip.mesh import Mesh
 from gossip.messages import Profile, Record, State
 from gossip.sealing import SESSION_BYTES, Seal
 from gossip.stream_seal import SALT_BYTES, StreamSeal
 from gossip.transport.sockets import Sockets
+from gossip.wire import check_profile
 
 if TYPE_CHECKING:
     from crdtmem.peers import PeerStreams
@@ -122,11 +125,12 @@ class Meshing:
         await self.driver.open(address)
 
     def start(self) -> None:
-        """Take part in the mesh, under the replica's id."""
+        """Take part in the mesh, under the replica's id. Raises ``ConfigError``."""
         engine, settings, driver = self._runtime.engine, self._settings, self.driver
         assert driver is not None, "open comes first"
         store = self._runtime.store
         local, wide = settings.mesh.pools(settings.listen)
+        self._check_profile(local)
         self._links = Links(engine.replica_id)
         self.mesh = Mesh(
             Record(engine.replica_id, store.boot.boot, 0, self._profile()),
@@ -211,6 +215,17 @@ class Meshing:
             software=__version__,
             keys=() if self.ring is None else self.ring.ids,
         )
+
+    def _check_profile(self, config: Config) -> None:
+        """Refuse what could not be told to others, also once the ring is as full as it may be."""
+        most = tuple(2**32 - 1 - number for number in range(KEYS_MAXIMUM))
+        try:
+            check_profile(replace(self._profile(), keys=most), config)
+        except GossipError as error:
+            raise ConfigError(
+                f"what this node would tell others of itself cannot be told: {error.args[0]}",
+                hint="advertise a shorter host name, or a number",
+            ) from error
 
     def _stream_seal(self, opener: bool) -> StreamSeal:
         salt = secrets.token_bytes(SALT_BYTES)

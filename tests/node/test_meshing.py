@@ -21,7 +21,7 @@ from crdtmem.node import Node
 from crdtmem.settings import Settings, parse_address
 from gossip.effects import Remember
 from gossip.errors import KeyringError, UnknownMember
-from gossip.keyring import key_id
+from gossip.keyring import KEYS_MAXIMUM, key_id
 from gossip.messages import State
 from tests.node.cluster import free_ports
 from tests.waiting import eventually
@@ -78,6 +78,10 @@ async def cluster(folder: Path, count: int) -> AsyncIterator[list[Node]]:
 
 def alive(node: Node) -> int:
     return sum(view.state is State.ALIVE for view in node.meshing.views())
+
+
+def install(node: Node, key: bytes) -> None:
+    node.meshing.command(lambda mesh, now, wall: mesh.install_key(key, now, wall))
 
 
 def alarms(node: Node, name: str) -> list[str]:
@@ -142,6 +146,26 @@ def test_any_port_means_one_that_is_free_for_both(
                 assert parse_address(node.peers.address)[1] != number
 
         run(play)
+
+
+def test_an_address_that_is_too_long_to_be_told_is_a_wrong_setting(tmp_path: Path) -> None:
+    """It used to be called a defect; and one that fitted only while the ring was small was one."""
+
+    async def play() -> None:
+        for length, fits in ((40, True), (60, False)):
+            host = ".".join(["h" * length] * 4)
+            settings = settings_of(tmp_path, "n0", advertise=f"{host}:7420")
+            if fits:
+                async with started(settings) as node:
+                    for number in range(KEYS_MAXIMUM - 1):
+                        install(node, bytes((number,)) * 32)
+                    assert len(ring_of(node)["keys"]) == KEYS_MAXIMUM
+                    assert mesh_status(node)["running"]
+            else:
+                with pytest.raises(ConfigError, match="cannot be told"):
+                    await Node.start(settings, tune_gc=False)
+
+    run(play)
 
 
 # ------------------------------------------------------------------ what it tells the engine
