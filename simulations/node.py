@@ -59,8 +59,7 @@ class Machine:
         self.clock = Clock(world.kernel)
         self.device = Device(world.kernel.random(f"disk/{name}"), number, world.config.sync_us)
         self.peers: list[str] = []
-        # In a world with a mesh: who is asked for the others at a start; the mesh of this life;
-        # the key ring's file; whether power is gone; a name that it bears instead of its own.
+        # With a mesh: whom it asks for the others; this life's mesh; the ring's file; its alias.
         self.seeds: list[str] = []
         self.mesh: VirtualMesh | None = None
         self.ring = b""
@@ -81,6 +80,7 @@ class Machine:
         self._interpreters: dict[int, Interpreter] = {}
         self._streams: dict[int, Stream] = {}
         self._dialling: set[str] = set()
+        self._dialled: set[str] = set()
         self._pauses_us: dict[str, int] = {}
         self._waiting: list[Callable[[], None]] = []
         self._seen: Any = None
@@ -254,6 +254,7 @@ class Machine:
         self._streams.clear()
         self._interpreters.clear()
         self._dialling.clear()
+        self._dialled.clear()
         self._waiting.clear()
         self.world.network.reset(self.name, silent=silent)
         self.world.ended(self)
@@ -317,18 +318,16 @@ class Machine:
     # ------------------------------------------------------------------ streams
 
     def dial(self, peer: str) -> None:
-        """Have a stream with a machine, unless there is one, or one is under way."""
-        if self.executor is None or peer in self._dialling or self._has_stream(peer):
+        """Have a stream with a machine, unless there is one; a peer is dialled once in any case."""
+        met = peer in self._dialled or peer not in self.peers
+        under_way = peer in self._dialling or (met and self._has_stream(peer))
+        if self.executor is None or under_way or not self._seeks(peer):
             return
         self._dialling.add(peer)
         executor = self.executor
         self.world.network.connect(
             self.name, peer, lambda: self.fire(executor, partial(self._refused, peer))
         )
-
-    def _redial(self, peer: str) -> None:
-        if self._seeks(peer):
-            self.dial(peer)
 
     def _seeks(self, peer: str) -> bool:
         return peer in self.peers or (self.mesh is not None and self.mesh.seeks(peer))
@@ -346,12 +345,13 @@ class Machine:
         self._pauses_us[peer] = min(2 * pause_us, longest_us)
         executor = self.executor
         assert executor is not None
-        executor.after(int(pause_us * self.random.uniform(0.5, 1.0)), partial(self._redial, peer))
+        executor.after(int(pause_us * self.random.uniform(0.5, 1.0)), partial(self.dial, peer))
 
     def opened(self, stream: Stream, *, initiator: bool) -> None:
         """A stream is open: tell the engine."""
         if initiator:
             self._dialling.discard(stream.peer_name)
+            self._dialled.add(stream.peer_name)
         self._pauses_us.pop(stream.peer_name, None)
         self._streams[stream.number] = stream
         if self.speaks != (1, 1):
