@@ -12,7 +12,7 @@ from crdtmem.errors import Overloaded, StoreFailed
 from simulations.errors import MachineFailed
 from simulations.node import Machine, VirtualExecutor
 from simulations.world import World
-from tests.simulations.ground import Answer, held, put, put_and_wait, world_of
+from tests.simulations.ground import Answer, admitted, held, put, put_and_wait, world_of
 
 
 def alone(**config: Any) -> tuple[World, Machine]:
@@ -366,3 +366,15 @@ def test_a_defect_of_the_program_ends_the_run() -> None:
     put(machine, "k", 1)
     with pytest.raises(MachineFailed, match="a bug"):
         world.run(1)
+
+
+def test_who_starts_later_and_dials_first_is_dialled_too() -> None:
+    """Only who is named back by every peer may found: one stream, opened by either, is not enough.
+
+    A machine that never dialled a peer whose stream it had waited for ever, under loss at once.
+    """
+    world = world_of(2, start=False)
+    world.machines["m0"].start()
+    world.run(3)
+    world.machines["m1"].start()
+    world.run_until(lambda: admitted(world), "cluster that may write", within_s=30)
