@@ -159,10 +159,10 @@ class Meter:
         """Bytes per second."""
         self.look()
 
-    def look(self) -> None:
-        """Read the counters, a few times per second at most."""
+    def look(self, *, last: bool = False) -> None:
+        """Read the counters, a few times per second at most, and once at the end."""
         now = time.monotonic()
-        if self._seen and now - self._seen[-1][0] < 0.1:
+        if self._seen and now - self._seen[-1][0] < 0.1 and not last:
             return
         sent = [octets.sent for octets in self._network.octets()]
         self._seen.append((now, sent))
