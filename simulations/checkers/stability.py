@@ -7,7 +7,8 @@ Idea: whatever drops an entry without a client's asking (and not because it expi
 collection. At the end the history knows everything that was ever written concurrently with
 a collected entry by anybody who is part of what survived: all of it must lie within what the
 collector had joined. That is causal stability, stated without acknowledgements, epochs or
-clocks.
+clocks. Of a removal that is collected with the presences beside it, only the removal has to be
+stable: it wins over them wherever and whenever they arrive.
 
 Invariants: what lies beyond the cut of an evicted replica never met anybody, and is left out.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
+from typing import Any
 
 from crdtmem.batch import Batch
 from crdtmem.causality import VersionVector
@@ -53,12 +55,28 @@ class Stability(Checker):
         """Yield the dots that a transaction collects."""
         if written.operation_id is not None:
             return
-        for dot in collected_by(written):
+        collected = list(collected_by(written))
+        places = {self._place(dot) for dot in collected if self._is_removal(dot)}
+        for dot in collected:
             found = self.history.delta(dot)
             if found is not None:
+                if self._place(dot) in places and not self._is_removal(dot):
+                    continue
                 expires_at_us = found[0].stamp.expires_at_us
                 if expires_at_us is None or expires_at_us > written.physical_us:
                     yield dot
+
+    def _delta(self, dot: int) -> tuple[Any, ...]:
+        found = self.history.delta(dot)
+        return () if found is None else tuple(list(found[0].deltas())[found[1]])
+
+    def _is_removal(self, dot: int) -> bool:
+        delta = self._delta(dot)
+        return bool(delta) and delta[3] is False
+
+    def _place(self, dot: int) -> tuple[Any, ...]:
+        found, delta = self.history.delta(dot), self._delta(dot)
+        return () if found is None else (found[0].space, found[0].datatype, *delta[1:3])
 
     def _check(
         self, batch: Batch, dot: int, chains: dict[int, list[Batch]], survived: VersionVector
