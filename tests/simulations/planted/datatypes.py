@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from crdtmem import install, joining
+from crdtmem import joining, merging, snapshot
 from crdtmem.crdt import document, flag, removal
 from crdtmem.crdt import set as sets
 from crdtmem.crdt.base import WriteView
@@ -130,7 +130,7 @@ def shows_what_came_last_here(patches: Patches) -> None:
     def unsorted(entries: list[Entry]) -> Slot:
         return entries[0] if len(entries) == 1 else Siblings(entries)
 
-    patches.everywhere((joining, install), "as_slot", unsorted)
+    patches.everywhere((joining, merging, snapshot), "as_slot", unsorted)
     patches.replace(SpaceReader, "resolve", lambda self, entries: entries[-1][1])
 
 
