@@ -108,7 +108,8 @@ class _Accepted(_Stream):
             return
         loop = asyncio.get_running_loop()
         self._heard_s = self._born_s = loop.time()
-        self._watch = loop.call_later(self.owner.silence_s, self._look)
+        first_s = min(self.owner.silence_s, self.owner.life_s)
+        self._watch = loop.call_later(first_s, self._look)
 
     def data_received(self, data: bytes) -> None:
         """Tell the receiver the frame, once."""
