@@ -169,6 +169,7 @@ def keyring(node: NodeProcess, *arguments: str) -> dict[str, object]:
     return dict(json.loads(done.stdout))
 
 
+@pytest.mark.slow
 def test_a_key_is_rotated_while_a_node_is_away_and_it_comes_back(tmp_path: Path) -> None:
     with joining(tmp_path, ["eu", "eu", "us", "us"]) as nodes:
         all_members(nodes)
@@ -227,6 +228,7 @@ def test_the_last_node_does_not_leave_by_mistake(tmp_path: Path) -> None:
         assert one.wait() == 0
 
 
+@pytest.mark.slow
 def test_a_living_node_that_is_given_up_goes_on_in_the_mesh_under_a_new_id(tmp_path: Path) -> None:
     with joining(tmp_path, ["eu", "us", "ap"]) as nodes:
         all_members(nodes)
@@ -249,6 +251,7 @@ def test_a_living_node_that_is_given_up_goes_on_in_the_mesh_under_a_new_id(tmp_p
         assert value(one, "city", wrote) == value(two, "city", wrote) == "Rome"
 
 
+@pytest.mark.slow
 def test_who_joins_may_start_first_and_never_founds(tmp_path: Path) -> None:
     create_ring(tmp_path / "ring")
     (port,) = free_ports(1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.end_to_end.mesh_nodes import joining, members, put, said, sees, value
 from tests.node.processes import NodeProcess
 from tests.waiting import wait_until
@@ -15,6 +17,7 @@ def streams(node: NodeProcess) -> set[str]:
             if row["connected"]}  # fmt: skip
 
 
+@pytest.mark.slow
 def test_regions_are_joined_by_gateways_alone_and_lose_nothing_with_them(tmp_path: Path) -> None:
     with joining(tmp_path, ["eu", "us", "eu", "us"]) as nodes:
         by_name = {f"n{number}": node for number, node in enumerate(nodes)}

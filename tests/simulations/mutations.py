@@ -78,7 +78,7 @@ _ALL: Final = (
     _plant(sync.queue_has_no_bound, "crowd", "bounds", seed=2),
     _plant(sync.takes_frames_unchecked, "noise", "identities", seed=4),
     _plant(sync.hash_chain_is_not_checked, "forks", "delivery", seed=1),
-    _plant(sync.difference_ignores_what_came_since, "differences", "oracle", seed=1),
+    _plant(sync.difference_ignores_what_came_since, "differences", "oracle", seed=10),
     _plant(sync.takes_absence_for_evidence, "forgetting", "repair", seed=2),
     # ---------------------------------------------------------------- membership
     _plant(membership.stability_ignores_a_member, "removals", "stability", seed=2),
