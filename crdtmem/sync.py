@@ -299,7 +299,7 @@ class Sync:
     def published(self, batches: Sequence[Batch], now_us: int) -> list[Effect]:
         """A flight was published: pass others' part on, push our own, acknowledge the rest."""
         own = [batch for batch in batches if batch.header.replica == self.host.replica_id]
-        self._fingerprint = None
+        self._changed(at_one_vector=not batches)
         effects = self.inflow.settle(batches)
         for session, others in self.relaying.onward(batches).items():
             effects += self.outflow.pass_on(session, others)
@@ -413,6 +413,17 @@ class Sync:
             self._fingerprint = fingerprint_of(self.host)
         return self._fingerprint
 
+    def _changed(self, *, at_one_vector: bool) -> None:
+        """Forget the fingerprint; at one vector, also what was told of it, if it is another now.
+
+        A vector never comes again. What is wrong at one may: mended and lost once more it has the
+        fingerprint that peers were told before, and nobody would tell them again.
+        """
+        before, self._fingerprint = self._fingerprint, None
+        if at_one_vector and before not in (None, self.fingerprint()):
+            for session in self.by_replica.values():
+                session.compared = None
+
     def _compare(self, session: Session, now_us: int) -> list[Effect]:
         session.compared_us = now_us
         if session.compared == (fingerprint := self.fingerprint()):
@@ -429,13 +440,15 @@ class Sync:
         if message.digest == digest:
             return []
         effects, tell = self.repair.mismatch(session, (digest, message.digest), now_us)
+        # Whatever becomes of the round that follows, if one does: we compare until we agree.
+        session.compared = None
         if tell:
             effects.append(session.send(Digest(hashed, digest, histories)))
         return effects
 
     def rederived(self, request: Any, sound: bool, now_us: int) -> list[Effect]:
         """The answer to a ``Rederive``: whether the state was what the store holds."""
-        self._fingerprint = None
+        self._changed(at_one_vector=True)
         return self.repair.rederived(request, sound, now_us)
 
     def evidence_found(self, request: Any, batches: Sequence[bytes], now_us: int) -> list[Effect]:

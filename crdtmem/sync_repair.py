@@ -15,7 +15,8 @@ Equal vectors stand for the same deltas unless some replica wrote two histories:
 nothing of one is evidence for the other, and the two part (see ``sync_greeting``).
 
 The replica with the lower id leads. Everything stands on one vector: a write on
-either side in between voids the round, and the next comparison begins another.
+either side in between voids the round, and the next comparison begins another. Two that
+differed compare again and again until they agree, so a round may come to nothing.
 
 Invariants: an entry is dropped only upon a batch that both vectors cover and
 that supersedes it; every correction is durable, and reported by an alarm on the
@@ -322,6 +323,8 @@ class Repair:
             self._followed.pop(session, None)
             return [session.send(SnapshotRefuse(message.transfer, "the vector has moved on"))]
         del self._followed[session]
+        # What was compared is done with, and makes room for a snapshot that somebody needs.
+        self._outbound.refused(session, message.transfer)
         chunks = self._chunks(self._dots(message.wanted))
         dropped = self._superseded(message.evidence, followed.vector)
         return [
