@@ -15,8 +15,12 @@ differs from ours, and neither has changed for ``settle_us``, nothing is under w
 would make them equal. A stream to it is then asked to compare at once; where there is
 none, one is opened as a *detour*, and ended when the hashes meet.
 
-Invariants: at most ``detours`` of these at a time; nobody is dialled who is not alive, or
-only suspected not to be; who has left is hung up on; a stream that the mesh knows nothing
+Of two nodes under one id neither is the other's member, so neither would dial the other, and
+everybody else has a stream with now the one and now the other. Where the mesh hears of such a
+*double*, it is dialled: the two that meet tell which of them goes on (see ``sync_greeting``).
+
+Invariants: at most ``detours`` of these at a time, and one double; nobody is dialled who is not
+alive, or only suspected not to be; who has left is hung up on; a stream that the mesh knows nothing
 of is left alone.
 
 Source: the digest that rides on gossip is Cassandra's; the rest is this project's.
@@ -81,6 +85,7 @@ class Links:
         self._words: dict[int, _Word] = {}
         self._asked: dict[int, tuple[bytes, bytes]] = {}
         self._detours: dict[int, str] = {}
+        self._double = ""
 
     # ------------------------------------------------------------------ what is heard
 
@@ -105,12 +110,26 @@ class Links:
         self._words = {one: word for one, word in self._words.items() if one in known}
         self._asked = {one: asked for one, asked in self._asked.items() if one in known}
         self._detours = {one: self._others[one] for one in self._detours if one in self._others}
+        if self._is_members(self._double):
+            # Who was our double goes on under another id.
+            self._double = ""
         self._note_streams(now_us)
 
     def streams(self, replicas: Iterable[int], now_us: int) -> None:
         """Take the replicas with which there is an open stream now."""
         self._open = frozenset(replicas)
         self._note_streams(now_us)
+
+    def doubled(self, here: str, there: str) -> None:
+        """Take our own address, and that at which somebody else lives under our id.
+
+        A store that was put back hears of what it was itself, at its own address.
+        """
+        if there != here and not self._is_members(there):
+            self._double = there
+
+    def _is_members(self, address: str) -> bool:
+        return address in self._wanted.values() or address in self._others.values()
 
     def own(self, annotation: bytes, now_us: int) -> None:
         """Take the hash of what this replica holds now."""
@@ -146,6 +165,8 @@ class Links:
             if address and self._may_dial(one, now_us)
         }
         dial |= self._detours
+        if self._double:
+            dial[self._me] = self._double
         hang_up: list[int] = []
         for one, since_us in self._idle_since_us.items():
             if one not in self._detours and now_us >= since_us + self._grace_us:

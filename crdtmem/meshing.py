@@ -253,6 +253,9 @@ class Meshing:
                 self._keep_ring(dump)
             case Warn(name, message, details):
                 self._runtime.alarm(Alarm(f"mesh: {name}", message, dict(details)))
+                if name == "doubled" and details["member"] == self._runtime.engine.replica_id:
+                    self._links.doubled(details["address"], details["other_address"])
+                    self._look_soon()
             case _:
                 return
 

@@ -324,6 +324,9 @@ class VirtualMesh:
                 self.command(lambda now, wall: self.mesh.update(self._profile(), now, wall))
             case Warn(name, message, details):
                 world.alarmed(machine, Alarm(f"mesh: {name}", message, dict(details)))
+                if name == "doubled" and details["member"] == self.mesh.me.member:
+                    self._links.doubled(details["address"], details["other_address"])
+                    self.look_soon()
             case Deliver():
                 self.delivered += 1
                 world.delivered(machine, effect)

@@ -142,3 +142,20 @@ def test_whatever_happens_only_the_living_are_dialled(
         assert me not in seen.dial
         due_us = mine.next_deadline_us(now_us)
         assert due_us is None or due_us > now_us
+
+
+def test_a_double_is_dialled_until_somebody_else_lives_there() -> None:
+    mine = links(2, m3="c:1")
+    mine.doubled("b:1", "x:1")
+    assert mine.look(0).dial == {2: "x:1", 3: "c:1"}
+    mine.members({3: "c:1"}, {}, (), SECOND)
+    assert mine.look(9 * SECOND).dial == {2: "x:1", 3: "c:1"}, "it was not met yet"
+    mine.members({3: "c:1"}, {7: "x:1"}, (), 10 * SECOND)
+    assert mine.look(10 * SECOND).dial == {3: "c:1"}
+
+
+def test_neither_oneself_nor_a_member_is_taken_for_a_double() -> None:
+    mine = links(2, m3="c:1")
+    mine.doubled("b:1", "b:1")
+    mine.doubled("b:1", "c:1")
+    assert mine.look(0).dial == {3: "c:1"}

@@ -19,7 +19,7 @@ from crdtmem.keys import load_ring
 from crdtmem.mesh_verbs import members_of, mesh_status, ring_of
 from crdtmem.node import Node
 from crdtmem.settings import Settings, parse_address
-from gossip.effects import Remember
+from gossip.effects import Remember, Warn
 from gossip.errors import KeyringError, UnknownMember
 from gossip.keyring import KEYS_MAXIMUM, key_id
 from gossip.messages import State
@@ -277,6 +277,27 @@ def test_who_does_not_take_what_it_watches_loses_the_oldest(tmp_path: Path) -> N
             assert queue.qsize() == 1_000
             assert queue.get_nowait() == {"number": 500}
             node.meshing.unwatch(queue)
+
+    run(play)
+
+
+def test_who_lives_under_our_id_elsewhere_is_dialled(tmp_path: Path) -> None:
+    async def play() -> None:
+        knocked = asyncio.Event()
+
+        async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            knocked.set()
+            writer.close()
+
+        double = await asyncio.start_server(answer, "127.0.0.1", 0)
+        host, port = double.sockets[0].getsockname()
+        async with double, started(settings_of(tmp_path, "n0")) as node:
+            mine = node.memory.replica_id
+            places = {"address": node.peers.address, "other_address": f"{host}:{port}"}
+            node.meshing._happened(Warn("doubled", "twice", {"member": mine + 1, **places}))
+            assert not node.meshing._links.look(0).dial, "others meet their own doubles"
+            node.meshing._happened(Warn("doubled", "twice", {"member": mine, **places}))
+            await eventually(knocked.is_set, "a knock")
 
     run(play)
 
