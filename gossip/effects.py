@@ -22,6 +22,7 @@ __all__ = [
     "Exchange",
     "KeyringChanged",
     "MemberChanged",
+    "Outlived",
     "Remember",
     "SendDatagram",
     "Warn",
@@ -90,6 +91,16 @@ class Deliver:
 
 
 @dataclass(frozen=True, slots=True)
+class Outlived:
+    """A life of one's own id, later than one's own, is over: whoever knows of it refuses this one.
+
+    Begin again above ``generation``, as ``succession.Succession`` says, once that is durable.
+    """
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
 class Remember:
     """Keep these bytes durably when convenient; give them back at the next start."""
 
@@ -117,6 +128,7 @@ Effect = (
     | Exchange
     | Answer
     | MemberChanged
+    | Outlived
     | Annotated
     | Deliver
     | Remember

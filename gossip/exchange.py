@@ -260,6 +260,8 @@ class Exchanges:
             stamp = record.stamp
             if state is State.LEFT:
                 news.dead(stamp, stamp.member, sender=sender)
+            elif state is State.DEAD and record.member == pool.me.member:
+                news.dead(stamp, sender, sender=sender)
             elif state is State.ALIVE or pool.table.get(record.member) is None:
                 news.alive(record, pushed=True)
             else:

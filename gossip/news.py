@@ -24,6 +24,7 @@ from gossip.effects import MemberChanged
 from gossip.members import Member
 from gossip.messages import Alive, Dead, Record, Stamp, State, Suspect
 from gossip.pool import Pool
+from gossip.succession import outlived
 from gossip.suspicion import REFUSAL, Suspicion, minimum_us
 
 __all__ = ["News"]
@@ -189,11 +190,15 @@ class News:
         pool.send(record.profile.gossip_address, Alive(known), gossip=False)
         pool.send(known.profile.gossip_address, Alive(record), gossip=False)
 
-    def _accused(self, stamp: Stamp, sender: int) -> None:
+    def _accused(self, stamp: Stamp, sender: int, *, over: bool) -> None:
         pool = self._pool
         me = pool.me
-        if stamp.generation != me.generation:
-            pool.refuse("stale" if stamp.generation < me.generation else "doubled")
+        if stamp.generation > me.generation:
+            pool.refuse("doubled")
+            if over:
+                self._outlived(stamp.generation)
+        elif stamp.generation < me.generation:
+            pool.refuse("stale")
         elif stamp.incarnation >= me.incarnation:
             self._refute(stamp.incarnation)
         else:
@@ -202,6 +207,20 @@ class News:
             if entry is not None and entry.reminded_us != pool.now_us:
                 entry.reminded_us = pool.now_us
                 pool.send(entry.address, Alive(me), gossip=False)
+
+    def _outlived(self, generation: int) -> None:
+        pool = self._pool
+        said = outlived(pool.me, generation)
+        if said is not None:
+            pool.emit(said)
+            return
+        pool.refuse("generation")
+        pool.warn(
+            "outlived", pool.me.member,
+            f"life {generation} of this member is said to be over, far above its own: who "
+            "believes that refuses it until it bears another id",
+            generation=pool.me.generation, other_generation=generation,
+        )  # fmt: skip
 
     def _refute(self, incarnation: int) -> None:
         pool = self._pool
@@ -219,7 +238,7 @@ class News:
         """Hear that ``accuser`` had no answer of that life."""
         pool = self._pool
         if stamp.member == pool.me.member:
-            self._accused(stamp, sender)
+            self._accused(stamp, sender, over=False)
             return
         entry = self._accusable(stamp, Suspect(stamp, accuser))
         if entry is None:
@@ -331,7 +350,7 @@ class News:
         """Hear that a life is over."""
         pool = self._pool
         if stamp.member == pool.me.member:
-            self._accused(stamp, sender)
+            self._accused(stamp, sender, over=True)
             return
         if stamp.member == accuser:
             self._farewell(stamp)

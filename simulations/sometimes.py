@@ -65,6 +65,7 @@ SOMETIMES: Final[dict[str, Rare]] = {
     "two streams crossed": Rare("two nodes that dial each other at once", 4),
     "a stream dropped for what its peer left untaken": Rare("narrow links, small buffers", SELDOM),
     "a node went on under a new id": Rare("evictions, clones, old backups", 12, _NEW_IDS),
+    "a copy's life was outbid": Rare("a copy that left the mesh before its original", SELDOM),
     "a disk harmed: rot": Rare("rot, rotten_checkpoint", 8, ("rot", "rotten_checkpoint")),
     "a disk harmed: lost tail": Rare("the fault lost_tail", 12, ("lost_tail",)),
     "a disk replaced by an empty one": Rare("the fault lost_disk", 12, ("lost_disk",)),

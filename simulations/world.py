@@ -122,8 +122,6 @@ class World:
         self.watchers: list[Watcher] = []
         self.reached: Counter[str] = Counter()
         self.alarms: Counter[str] = Counter()
-        # In the mesh: on which machines a member's id has been borne.
-        self.homes: dict[int, set[str]] = {}
         # How often everything was healed: what a fault still had in mind is off then.
         self.heals = 0
 
