@@ -92,7 +92,8 @@ class Deliver:
 
 @dataclass(frozen=True, slots=True)
 class Outlived:
-    """A life of one's own id, later than one's own, is over: whoever knows of it refuses this one.
+    """A life of one's own id is over that was later than one's own, or equal and lived elsewhere:
+    whoever knows of it refuses this one.
 
     Begin again above ``generation``, as ``succession.Succession`` says, once that is durable.
     """

@@ -208,9 +208,20 @@ class News:
                 entry.reminded_us = pool.now_us
                 pool.send(entry.address, Alive(me), gossip=False)
 
+    def my_end(self, record: Record, state: State, sender: int) -> None:
+        """Hear out of somebody's table that a life of one's own id is over, and where it was."""
+        pool = self._pool
+        elsewhere = record.profile.gossip_address != pool.address
+        if state is State.LEFT and elsewhere and record.generation == pool.me.generation:
+            # Final for that generation: a refutation from another address is not believed.
+            pool.refuse("doubled")
+            self._outlived(record.generation)
+        else:
+            self._accused(record.stamp, sender, over=True)
+
     def _outlived(self, generation: int) -> None:
         pool = self._pool
-        said = outlived(pool.me, generation)
+        said = outlived(pool.me, generation, twin=generation == pool.me.generation)
         if said is not None:
             pool.emit(said)
             return

@@ -4,7 +4,8 @@ Problem: where a store was copied or put back, two may bear one id. The one that
 life finds another id and leaves; the other, which lives on, is then older than that farewell:
 everybody refuses it, for ever, and the more so where a seal has noted the later life.
 
-Idea: a member that hears that a life above its own is *over* claims the one above that. One that
+Idea: a member that hears that a life above its own is *over* claims the one above that; so it does
+for a farewell in its very life that was said at another address, for that is final too. One that
 still goes on is not outbid: both would outbid each other for ever; it is warned of (``doubled``)
 until one of the two is found out. What is heard is hearsay, and cannot be asked of anybody else,
 for the subject is oneself. So it is bounded instead: the claim is at most ``GENERATION_JUMP``
@@ -39,10 +40,11 @@ that the copy is oneself."""
 _LONGEST_US: Final = 600_000_000
 
 
-def outlived(me: Record, generation: int) -> Outlived | None:
+def outlived(me: Record, generation: int, *, twin: bool = False) -> Outlived | None:
     """Return what to ask of the host when a life of that generation is said to be over, or
-    ``None`` where that is no later one, or not credible."""
-    if not me.generation < generation < COUNT_MAXIMUM:
+    ``None`` where that is no later one, or not credible. ``twin``: it was lived at another
+    address, and left, so that one's own generation counts as well."""
+    if not me.generation + (not twin) <= generation < COUNT_MAXIMUM:
         return None
     return Outlived(generation) if generation - me.generation <= GENERATION_JUMP else None
 
@@ -71,7 +73,7 @@ class Succession:
             return None
         above = self._above
         self.cancel()
-        if above <= generation:
+        if above < generation:
             return None
         calm = self._rest_us is None or now_us - self._rest_us > _LONGEST_US
         self._gap_us = SETTLING_US if calm else min(2 * self._gap_us, _LONGEST_US)

@@ -218,7 +218,9 @@ class Viewing:
         row = self._regions.row(me.member)
         if row is None or row.state <= State.SUSPECT:
             return []
-        said = outlived(me, row.record.generation)
+        elsewhere = row.record.profile.gossip_address != me.profile.gossip_address
+        twin = elsewhere and row.state is State.LEFT
+        said = outlived(me, row.record.generation, twin=twin)
         return [] if said is None else [said]
 
     def _fetch(self, fetch: Fetch, now_us: int) -> list[Effect]:

@@ -234,6 +234,7 @@ class VirtualMesh:
                 self._outlived(generation - 1)
                 return
             self.machine.world.sometimes("a copy's life was outbid")
+            self.machine.world.outlived(self.machine)
             # No farewell: it lives on, and nobody is to see it go.
             self._make()
             self.start()
@@ -473,12 +474,13 @@ class VirtualMesh:
 def gathered(world: World) -> bool:
     """Tell whether every node holds for alive exactly those that are up, under their ids of now,
     for suspect nobody; those of its region in that region's pool; and in sealed worlds whether
-    all have one key ring.
+    all have one key ring; and nobody is about to begin another life.
     """
     lives = [machine.mesh for machine in world.up() if machine.mesh is not None]
     members = {life.mesh.me.member: life.mesh.me.generation for life in lives}
     rings = {life.ring.state_hash for life in lives if life.ring is not None}
-    if len(members) < len(lives) or len(rings) > 1:
+    claims = [life for life in lives if life._succession.due_us is not None]
+    if claims or len(members) < len(lives) or len(rings) > 1:
         return False
     for life in lives:
         living = [view for view in life.mesh.members() if view.state <= State.SUSPECT]

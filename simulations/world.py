@@ -87,6 +87,9 @@ class Watcher:
     def left(self, machine: Machine) -> None:
         """A node is about to say farewell to the mesh."""
 
+    def outlived(self, machine: Machine) -> None:
+        """A node is about to begin a later life in the mesh, without a farewell."""
+
     def member_changed(self, machine: Machine, change: MemberChanged) -> None:
         """A node's mesh holds something else of a member."""
 
@@ -254,6 +257,12 @@ class World:
         self.trace.note(self.kernel.now_us, "leave", machine.name)
         for watcher in self.watchers:
             watcher.left(machine)
+
+    def outlived(self, machine: Machine) -> None:
+        """Tell the watchers, and the trace."""
+        self.trace.note(self.kernel.now_us, "outlived", machine.name)
+        for watcher in self.watchers:
+            watcher.outlived(machine)
 
     def member_changed(self, machine: Machine, change: MemberChanged) -> None:
         """Tell the watchers, and the trace."""

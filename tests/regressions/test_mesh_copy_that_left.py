@@ -111,6 +111,26 @@ def test_the_original_of_a_copy_that_ended_comes_back(
     assert len(world.begun) == 1
 
 
+@pytest.mark.parametrize("sealed", [False, True])
+@pytest.mark.parametrize("region", ["r0", "r1"])
+def test_the_twin_of_one_that_left_in_the_same_life_comes_back(sealed: bool, region: str) -> None:
+    """Both had started as often: a farewell is final for its life, whoever else lives that."""
+    world = HostsWorld(11, sealed=sealed)
+    world.begin((1, 2, COPIED, 100, 101))
+    world.until(world.complete, 60 * SECOND)
+    original = world.hosts[COPIED]
+    copy = world.host(COPIED, address=ELSEWHERE, generation=1, region=region)
+    world.start(copy, [world.place(1), world.place(100)])
+    world.run(5 * SECOND)
+    world.call(original, original.swim.leave(world.now_us, world.wall(original)))
+    original.up = False
+    world.until(lambda: world.views(2)[COPIED].state is State.LEFT, 60 * SECOND)
+    world.until(world.gathers, 400 * SECOND)
+    assert world.hosts[COPIED].address == ELSEWHERE
+    assert world.begun[-1][2] == world.hosts[COPIED].swim.me.generation
+    assert len(world.begun) == 1
+
+
 def test_two_that_both_live_under_one_id_do_not_outbid_each_other() -> None:
     world = HostsWorld(8, sealed=False)
     world.begin((1, 2, COPIED))
@@ -162,6 +182,8 @@ def test_only_a_credible_later_life_is_outbid() -> None:
     me = Record(1, 5, 0, record(1).profile)
     assert outlived(me, 4) is None
     assert outlived(me, 5) is None
+    assert outlived(me, 5, twin=True) is not None
+    assert outlived(me, 4, twin=True) is None
     assert outlived(me, 6) is not None
     assert outlived(me, 5 + GENERATION_JUMP) is not None
     assert outlived(me, 6 + GENERATION_JUMP) is None
@@ -195,5 +217,5 @@ def test_claims_settle_and_those_that_follow_each_other_slow_down() -> None:
 def test_what_was_passed_meanwhile_is_not_claimed() -> None:
     succession = Succession(Random(3))
     succession.heard(4, 0)
-    assert succession.take(2 * SETTLING_US, 4) is None
+    assert succession.take(2 * SETTLING_US, 5) is None
     assert succession.due_us is None
