@@ -8,15 +8,18 @@ where packets are sealed its packets. Found by the simulator (``gathering``).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from random import Random
 
 import pytest
 
+from gossip.frames import View
 from gossip.keyring import Keyring
 from gossip.messages import Dead, Packet, Record, Stamp, State
 from gossip.sealing import Seal
 from gossip.succession import GENERATION_JUMP, SETTLING_US, Succession, outlived
+from gossip.views import RegionView
 from gossip.wire import encode_packet
 from tests.gossip.hostile import record
 from tests.gossip.nodes import NodeWorld
@@ -173,6 +176,46 @@ def test_a_liar_makes_a_node_begin_again_seldom_and_not_up_to_the_end_of_numbers
     assert gaps[-1] > 4 * gaps[0]
     assert world.hosts[COPIED].swim.me.generation <= 1 + len(times) * (GENERATION_JUMP + 1)
     world.until(world.gathers, 60 * SECOND)
+
+
+# ---------------------------------------------------------------------- views from elsewhere
+
+
+def test_a_copys_life_that_its_region_never_met_is_not_shown_elsewhere_for_ever() -> None:
+    """It was listed alive in another region's view, and the original's older life left out."""
+    author, follower = RegionView("eu"), RegionView("eu")
+    who = Stamp(1, 1, 0)
+
+    def catch_up(now_us: int) -> None:
+        request = follower.wants(author.announce(who))
+        if request is not None:
+            follower.follow(author.answer(request, who), 100, now_us)
+
+    copied = replace(record(COPIED), generation=2)
+    author.replace([(copied, State.ALIVE)])
+    catch_up(0)
+    author = RegionView("eu")
+    author.replace([(record(COPIED), State.ALIVE)])
+    who = Stamp(2, 1, 0)
+    for second in range(0, 300, 30):
+        catch_up(second * SECOND)
+        follower.sweep(second * SECOND)
+        row = follower.get(COPIED)
+        assert row is None or second > 120 or row.record == copied
+    assert row is not None
+    assert row.record == record(COPIED)
+    # One that the author meets in time is kept.
+    follower.follow(_whole(2, copied), 100, 300 * SECOND)
+    follower.follow(_whole(3, record(COPIED)), 100, 310 * SECOND)
+    follower.follow(_whole(3, copied), 100, 320 * SECOND)
+    follower.sweep(900 * SECOND)
+    row = follower.get(COPIED)
+    assert row is not None
+    assert row.record == copied
+
+
+def _whole(author: int, said: Record) -> View:
+    return View("eu", author, 1, 5, 0, 0, ((said, State.ALIVE),), ())
 
 
 # ---------------------------------------------------------------------- the rule and the clock
