@@ -44,9 +44,10 @@ class OwnLife:
         store = self._runtime.store
         return generation_of(store.boot.boot, store.metadata())
 
-    def outlived(self, generation: int) -> None:
-        """Note that a later life of the own id is over."""
-        self._succession.heard(generation, steady_us())
+    def outlived(self, generation: int, *, over: bool = True) -> None:
+        """Note that a later life of the own id is over, or goes on elsewhere."""
+        note = self._succession.heard if over else self._succession.heard_of
+        note(generation, steady_us())
 
     def look(self, at_us: int, generation: int, begin_again: Callable[[int], None]) -> None:
         """If it is time, keep a higher generation than ``generation``, that of now; once that is

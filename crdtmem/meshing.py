@@ -275,8 +275,8 @@ class Meshing:
                 self._members_changed(effect)
             case Annotated(member, annotation):
                 self._links.heard(member, annotation, steady_us())
-            case Outlived(generation):
-                self._life.outlived(generation)
+            case Outlived(generation, over):
+                self._life.outlived(generation, over=over)
             case Remember(peers):
                 self._keep(peers)
             case KeyringChanged(dump):

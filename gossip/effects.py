@@ -95,10 +95,12 @@ class Outlived:
     """A life of one's own id is over that was later than one's own, or equal and lived elsewhere:
     whoever knows of it refuses this one.
 
-    Begin again above ``generation``, as ``succession.Succession`` says, once that is durable.
+    Begin again above ``generation``, as ``succession.Succession`` says, once that is durable. Where
+    it is not ``over``, it was heard of just now as one that goes on, elsewhere.
     """
 
     generation: int
+    over: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ Source: SWIM, sections 4.2 and 4.3; the verification is this project's.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gossip.damping import Damping
 from gossip.effects import MemberChanged
 from gossip.members import Member
@@ -169,6 +171,10 @@ class News:
 
     def _doubled(self, known: Record, record: Record) -> None:
         pool = self._pool
+        if known.member == pool.me.member and record.generation > pool.me.generation:
+            said = outlived(pool.me, record.generation)
+            if said is not None:
+                pool.emit(replace(said, over=False))
         pool.refuse("doubled")
         fresh = pool.warn(
             "doubled", known.member,

@@ -205,11 +205,12 @@ class VirtualMesh:
         self._make()
         self.start()
 
-    def _outlived(self, generation: int) -> None:
+    def _outlived(self, generation: int, *, over: bool = True) -> None:
         before_us = self._succession.due_us
-        self._succession.heard(generation, self.now_us())
+        note = self._succession.heard if over else self._succession.heard_of
+        note(generation, self.now_us())
         due_us = self._succession.due_us
-        if before_us is None and due_us is not None:
+        if before_us != due_us and due_us is not None:
             at_us = due_us - self._steady_us
             self.machine.world.kernel.at(at_us, self._fire, self._succeed)
 
@@ -359,8 +360,8 @@ class VirtualMesh:
             case Annotated(member, annotation):
                 self._links.heard(member, annotation, self.now_us())
                 self.look_soon()
-            case Outlived(generation):
-                self._outlived(generation)
+            case Outlived(generation, over):
+                self._outlived(generation, over=over)
             case Remember(peers):
                 self._keep(peers)
             case KeyringChanged(dump):

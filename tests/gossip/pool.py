@@ -55,7 +55,7 @@ class Host:
     changes: list[tuple[int, MemberChanged]] = field(default_factory=list)
     delivered: list[tuple[int, bytes]] = field(default_factory=list)
     warnings: list[Warn] = field(default_factory=list)
-    outlived: list[tuple[int, int]] = field(default_factory=list)
+    outlived: list[tuple[int, bool]] = field(default_factory=list)
     remembered: bytes = b""
     octets: int = 0
     packets: int = 0
@@ -229,8 +229,8 @@ class World:
                     host.delivered.append((origin, payload))
                 case Remember(peers):
                     host.remembered = peers
-                case Outlived(generation):
-                    host.outlived.append((self.now_us, generation))
+                case Outlived(generation, over):
+                    host.outlived.append((generation, over))
                 case Warn():
                     host.warnings.append(effect)
         self._schedule(host)

@@ -18,7 +18,7 @@ from gossip.frames import View
 from gossip.keyring import Keyring
 from gossip.messages import Dead, Packet, Record, Stamp, State
 from gossip.sealing import Seal
-from gossip.succession import GENERATION_JUMP, SETTLING_US, Succession, outlived
+from gossip.succession import GENERATION_JUMP, QUIET_US, SETTLING_US, Succession, outlived
 from gossip.views import RegionView
 from gossip.wire import encode_packet
 from tests.gossip.hostile import record
@@ -46,8 +46,9 @@ class HostsWorld(NodeWorld):
         """Let every host that was outlived begin again once that is due."""
         for host in self.running():
             succession = self.successions.setdefault(host.address, Succession(Random(1)))
-            for _, generation in host.outlived:
-                succession.heard(generation, self.now_us)
+            for generation, over in host.outlived:
+                note = succession.heard if over else succession.heard_of
+                note(generation, self.now_us)
             host.outlived.clear()
             claimed = succession.take(self.now_us, host.swim.me.generation)
             if claimed is not None:
@@ -143,8 +144,7 @@ def test_two_that_both_live_under_one_id_do_not_outbid_each_other() -> None:
     world.start(copy, [world.place(1)])
     for _ in range(240):
         world.run(SECOND)
-        assert not original.outlived
-        assert not copy.outlived
+        assert not any(over for _, over in [*original.outlived, *copy.outlived])
     assert "doubled" in [warning.name for warning in [*original.warnings, *copy.warnings]]
 
 
@@ -255,6 +255,21 @@ def test_claims_settle_and_those_that_follow_each_other_slow_down() -> None:
     succession.heard(generation + 7, calm_us)
     assert succession.take(calm_us + SETTLING_US - 1, generation) is None
     assert succession.take(calm_us + 2 * SETTLING_US, generation) == generation + 8
+
+
+def test_a_later_life_that_goes_on_is_outbid_once_it_is_heard_of_no_more() -> None:
+    succession, now_us = Succession(Random(4)), 0
+    for now_us in range(0, 10 * QUIET_US, QUIET_US // 2):
+        succession.heard_of(7, now_us)
+        assert succession.take(now_us, 6) is None
+    assert succession.take(now_us + QUIET_US - 1, 6) is None
+    assert succession.take(now_us + QUIET_US + SETTLING_US, 6) == 8
+    # Its end, once that is known, is not waited for any longer.
+    now_us *= 10
+    succession.heard_of(9, now_us)
+    succession.heard(9, now_us)
+    succession.heard_of(9, now_us + SECOND)
+    assert succession.take(now_us + 2 * SETTLING_US, 8) == 10
 
 
 def test_what_was_passed_meanwhile_is_not_claimed() -> None:
