@@ -31,10 +31,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
-__all__ = ["MESH_MEMORY", "Links", "Look"]
+__all__ = ["MESH_MEMORY", "MESH_OFFSET", "Links", "Look", "generation_of", "offset_bytes"]
 
 MESH_MEMORY: Final = "mesh"
 """The name of the store's metadata that holds what the mesh wants remembered."""
+
+MESH_OFFSET: Final = "mesh generation"
+"""The name of the store's metadata that says by how much the member's generation is above the
+store's count of starts: a copy may have lived on under this id, and ended there."""
+
+
+def generation_of(boot: int, metadata: Mapping[str, bytes]) -> int:
+    """Return the generation of a member whose store was started ``boot`` times."""
+    return boot + int.from_bytes(metadata.get(MESH_OFFSET, b""), "big")
+
+
+def offset_bytes(generation: int, boot: int, metadata: Mapping[str, bytes]) -> bytes:
+    """Return what to keep as ``MESH_OFFSET`` so that this start and later ones have at least
+    that generation; what is kept never falls."""
+    return max(generation_of(boot, metadata) - boot, generation - boot).to_bytes(8, "big")
 
 
 class Look(NamedTuple):

@@ -5,9 +5,9 @@ says where a node is now, or that it died.
 
 Idea: ``gossip.Mesh`` runs beside the engine on the node's own port and key ring. A member's
 id is its replica id, its generation the store's count of starts, which is durable before it
-is used. What the mesh finds goes to ``Links``, which decides; what ``Links`` decides goes to
-the peers' streams and to the engine. A replica that goes on under a new id leaves the mesh
-under the old one and joins it under the new.
+is used, and what ``mesh_life`` adds to it. What the mesh finds goes to ``Links``, which decides;
+what ``Links`` decides goes to the peers' streams and to the engine. A replica that goes on under
+a new id leaves the mesh under the old one and joins it under the new.
 
 Invariants: the mesh changes nothing but streams: membership of the cluster, and everything
 that is decided by it, is the epoch's; a mesh that breaks leaves a node that serves, with an
@@ -23,6 +23,7 @@ import logging
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,13 +32,22 @@ from crdtmem.effects import Alarm
 from crdtmem.errors import ConditionFailed, ConfigError
 from crdtmem.keys import ring_path, save_ring
 from crdtmem.links import MESH_MEMORY, Links
+from crdtmem.mesh_life import OwnLife
 from crdtmem.settings import Settings, parse_address
 from crdtmem.sync_host import PROTOCOL_VERSIONS
 from crdtmem.sync_repair import vector_hash
 from crdtmem.wall import now_us
 from gossip.config import Config
 from gossip.driver import Driver, steady_us
-from gossip.effects import Annotated, Effect, KeyringChanged, MemberChanged, Remember, Warn
+from gossip.effects import (
+    Annotated,
+    Effect,
+    KeyringChanged,
+    MemberChanged,
+    Outlived,
+    Remember,
+    Warn,
+)
 from gossip.errors import GossipError, TransportError, UnknownMember
 from gossip.keyring import KEYS_MAXIMUM, Keyring
 from gossip.members import MemberView
@@ -82,6 +92,7 @@ class Meshing:
         self._sockets: Sockets | None = None
         self._links = Links(runtime.engine.replica_id)
         self._forgotten: set[int] = set()
+        self._life = OwnLife(runtime)
         self._timer: asyncio.TimerHandle | None = None
         self._again: asyncio.Task[None] | None = None
         self._closing = False
@@ -133,7 +144,7 @@ class Meshing:
         self._check_profile(local)
         self._links = Links(engine.replica_id)
         self.mesh = Mesh(
-            Record(engine.replica_id, store.boot.boot, 0, self._profile()),
+            Record(engine.replica_id, self._life.begin(), 0, self._profile()),
             local,
             wide,
             Random(secrets.randbits(64)),  # noqa: S311 - jitter and turns, not secrets
@@ -183,15 +194,18 @@ class Meshing:
 
     def restart(self) -> None:
         """The replica goes on under another id: so does the member."""
+        self._restart(leave=True)
+
+    def _restart(self, *, leave: bool) -> None:
         if not self._closing and self.driver is not None:
-            start_again = self._start_again(self._again)
+            start_again = self._start_again(self._again, leave=leave)
             self._again = asyncio.get_running_loop().create_task(start_again)
 
-    async def _start_again(self, before: asyncio.Task[None] | None) -> None:
+    async def _start_again(self, before: asyncio.Task[None] | None, *, leave: bool) -> None:
         assert self.driver is not None
         if before is not None:
             await before
-        await self._end(leave=True)
+        await self._end(leave=leave)
         if self._closing:
             return
         try:
@@ -200,6 +214,20 @@ class Meshing:
             self._alarm("mesh", f"the mesh cannot go on: {error}")
             return
         self.start()
+
+    def _succeed(self, mesh: Mesh, generation: int) -> None:
+        """Begin again in a later life, which is durable now."""
+        again = self._again is not None and not self._again.done()
+        if self.mesh is not mesh or again or not self._runs():
+            return
+        self._alarm(
+            "mesh: outlived",
+            f"a copy of this node's store took part under its id, {mesh.me.member:016x}, in a "
+            f"later life and is gone; this node goes on in life {generation}",
+        )
+        self.command(lambda mesh, now, wall: mesh.remember(now, wall))
+        # No farewell: it lives on, and nobody is to see it go.
+        self._restart(leave=False)
 
     # ------------------------------------------------------------------ what it is made of
 
@@ -247,6 +275,8 @@ class Meshing:
                 self._members_changed(effect)
             case Annotated(member, annotation):
                 self._links.heard(member, annotation, steady_us())
+            case Outlived(generation, over):
+                self._life.outlived(generation, over=over)
             case Remember(peers):
                 self._keep(peers)
             case KeyringChanged(dump):
@@ -392,6 +422,7 @@ class Meshing:
             self._keep_us = at_us + _KEEP_US
             self._keep(self._unkept)
         self._look_for_strangers(mesh, at_us)
+        self._life.look(at_us, mesh.me.generation, partial(self._succeed, mesh))
 
     def _look_for_strangers(self, mesh: Mesh, at_us: int) -> None:
         """Say, at most once a minute, that somebody without a key of ours knocks; and once,

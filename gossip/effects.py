@@ -22,6 +22,7 @@ __all__ = [
     "Exchange",
     "KeyringChanged",
     "MemberChanged",
+    "Outlived",
     "Remember",
     "SendDatagram",
     "Warn",
@@ -90,6 +91,19 @@ class Deliver:
 
 
 @dataclass(frozen=True, slots=True)
+class Outlived:
+    """A life of one's own id is over that was later than one's own, or equal and lived elsewhere:
+    whoever knows of it refuses this one.
+
+    Begin again above ``generation``, as ``succession.Succession`` says, once that is durable. Where
+    it is not ``over``, it was heard of just now as one that goes on, elsewhere.
+    """
+
+    generation: int
+    over: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Remember:
     """Keep these bytes durably when convenient; give them back at the next start."""
 
@@ -117,6 +131,7 @@ Effect = (
     | Exchange
     | Answer
     | MemberChanged
+    | Outlived
     | Annotated
     | Deliver
     | Remember

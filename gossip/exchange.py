@@ -208,7 +208,9 @@ class Exchanges:
         for stamp, state in theirs:
             entry = pool.table.get(stamp.member)
             if stamp.member == pool.me.member:
-                wanted = (stamp, state) > (pool.me.stamp, State.ALIVE)
+                # A farewell in this life, if it is another's, makes any newer word of it void.
+                twin = state is State.LEFT and stamp.generation == pool.me.generation
+                wanted = twin or (stamp, state) > (pool.me.stamp, State.ALIVE)
             elif entry is None:
                 wanted = state <= State.SUSPECT
             else:
@@ -258,7 +260,9 @@ class Exchanges:
         before = pool.table.hash
         for record, state in records.entries:
             stamp = record.stamp
-            if state is State.LEFT:
+            if record.member == pool.me.member and state >= State.DEAD:
+                news.my_end(record, state, sender)
+            elif state is State.LEFT:
                 news.dead(stamp, stamp.member, sender=sender)
             elif state is State.ALIVE or pool.table.get(record.member) is None:
                 news.alive(record, pushed=True)

@@ -19,11 +19,14 @@ Source: SWIM, sections 4.2 and 4.3; the verification is this project's.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gossip.damping import Damping
 from gossip.effects import MemberChanged
 from gossip.members import Member
 from gossip.messages import Alive, Dead, Record, Stamp, State, Suspect
 from gossip.pool import Pool
+from gossip.succession import outlived
 from gossip.suspicion import REFUSAL, Suspicion, minimum_us
 
 __all__ = ["News"]
@@ -168,6 +171,10 @@ class News:
 
     def _doubled(self, known: Record, record: Record) -> None:
         pool = self._pool
+        if known.member == pool.me.member and record.generation > pool.me.generation:
+            said = outlived(pool.me, record.generation)
+            if said is not None:
+                pool.emit(replace(said, over=False))
         pool.refuse("doubled")
         fresh = pool.warn(
             "doubled", known.member,
@@ -189,11 +196,15 @@ class News:
         pool.send(record.profile.gossip_address, Alive(known), gossip=False)
         pool.send(known.profile.gossip_address, Alive(record), gossip=False)
 
-    def _accused(self, stamp: Stamp, sender: int) -> None:
+    def _accused(self, stamp: Stamp, sender: int, *, over: bool) -> None:
         pool = self._pool
         me = pool.me
-        if stamp.generation != me.generation:
-            pool.refuse("stale" if stamp.generation < me.generation else "doubled")
+        if stamp.generation > me.generation:
+            pool.refuse("doubled")
+            if over:
+                self._outlived(stamp.generation)
+        elif stamp.generation < me.generation:
+            pool.refuse("stale")
         elif stamp.incarnation >= me.incarnation:
             self._refute(stamp.incarnation)
         else:
@@ -202,6 +213,31 @@ class News:
             if entry is not None and entry.reminded_us != pool.now_us:
                 entry.reminded_us = pool.now_us
                 pool.send(entry.address, Alive(me), gossip=False)
+
+    def my_end(self, record: Record, state: State, sender: int) -> None:
+        """Hear out of somebody's table that a life of one's own id is over, and where it was."""
+        pool = self._pool
+        elsewhere = record.profile.gossip_address != pool.address
+        if state is State.LEFT and elsewhere and record.generation == pool.me.generation:
+            # Final for that generation: a refutation from another address is not believed.
+            pool.refuse("doubled")
+            self._outlived(record.generation)
+        else:
+            self._accused(record.stamp, sender, over=True)
+
+    def _outlived(self, generation: int) -> None:
+        pool = self._pool
+        said = outlived(pool.me, generation, twin=generation == pool.me.generation)
+        if said is not None:
+            pool.emit(said)
+            return
+        pool.refuse("generation")
+        pool.warn(
+            "outlived", pool.me.member,
+            f"life {generation} of this member is said to be over, far above its own: who "
+            "believes that refuses it until it bears another id",
+            generation=pool.me.generation, other_generation=generation,
+        )  # fmt: skip
 
     def _refute(self, incarnation: int) -> None:
         pool = self._pool
@@ -219,7 +255,7 @@ class News:
         """Hear that ``accuser`` had no answer of that life."""
         pool = self._pool
         if stamp.member == pool.me.member:
-            self._accused(stamp, sender)
+            self._accused(stamp, sender, over=False)
             return
         entry = self._accusable(stamp, Suspect(stamp, accuser))
         if entry is None:
@@ -331,7 +367,7 @@ class News:
         """Hear that a life is over."""
         pool = self._pool
         if stamp.member == pool.me.member:
-            self._accused(stamp, sender)
+            self._accused(stamp, sender, over=True)
             return
         if stamp.member == accuser:
             self._farewell(stamp)

@@ -25,6 +25,7 @@ from gossip.frame_wire import decode_announcement, encode_announcement, encode_f
 from gossip.frames import Frame, View, ViewRequest
 from gossip.messages import Channel, State
 from gossip.regions import REPEAT_US, Fetch, Regions
+from gossip.succession import outlived
 from gossip.swim import Swim
 
 if TYPE_CHECKING:
@@ -208,7 +209,19 @@ class Viewing:
         if changed:
             self._beliefs.touch(changed)
             self.announce_soon(now_us)
-        return [] if following is None else self._fetch(following, now_us)
+        effects = self._own_row() if self._beliefs.near.me.member in changed else []
+        return effects if following is None else effects + self._fetch(following, now_us)
+
+    def _own_row(self) -> list[Effect]:
+        """Look at what another region says of oneself: a copy may have lived and left there."""
+        me = self._beliefs.near.me
+        row = self._regions.row(me.member)
+        if row is None or row.state <= State.SUSPECT:
+            return []
+        elsewhere = row.record.profile.gossip_address != me.profile.gossip_address
+        twin = elsewhere and row.state is State.LEFT
+        said = outlived(me, row.record.generation, twin=twin)
+        return [] if said is None else [said]
 
     def _fetch(self, fetch: Fetch, now_us: int) -> list[Effect]:
         swim = self._beliefs.far if fetch.wide else self._beliefs.near

@@ -9,7 +9,9 @@ for the changes since the number it has; anybody else for the whole.
 
 Within its region a view is first hand (the table of its pool); elsewhere each row says what the
 last gateway said. A row never goes back to an older life or word of its member, and one that
-left does not return in the same life, whoever says so.
+left does not return in the same life, whoever says so. But where whoever speaks for the region
+goes on listing an older life, the later one was a copy's that it never met, or is over: that row
+is dropped after a while, as if it were not listed.
 
 Invariants: numbers only rise in one author's life; a change is never left out between two
 numbers; rows and memory of the gone are bounded.
@@ -69,6 +71,7 @@ class RegionView:
         self._rows: dict[int, Row] = {}
         self._gone: OrderedDict[int, int] = OrderedDict()
         self._unlisted: dict[int, int] = {}
+        self._overtaken: set[int] = set()
         self._doubted_us: int | None = None
         self._floor = 0
 
@@ -110,14 +113,18 @@ class RegionView:
         }
         gone = list(view.gone)
         said = {record.member for record, _ in view.entries}
+        older = {record.member for record, _ in view.entries if self._is_older_life(record)}
         if view.since == 0:
             gone = [member for member in self._rows if member not in said]
             if (view.author, view.generation) != (self.author, self.author_generation):
                 for member in gone:
                     self._unlisted.setdefault(member, now_us)
                 gone = []
-        for member in said | set(gone):
+        for member in (said - older) | set(gone):
             self._unlisted.pop(member, None)
+        for member in older:
+            self._unlisted.setdefault(member, now_us)
+            self._overtaken.add(member)
         for member in [member for member in entries if member not in self._rows]:
             if room <= 0:
                 del entries[member]
@@ -135,6 +142,10 @@ class RegionView:
         over = [member for member, at_us in self._unlisted.items() if now_us - at_us > _UNLISTED_US]
         for member in over:
             del self._unlisted[member]
+            if member in self._overtaken:
+                # What the author lists in its place was left out, and is to be fetched again.
+                self.author_generation = self.author_number = 0
+        self._overtaken &= self._unlisted.keys()
         silent_us = 0 if self._doubted_us is None else now_us - self._doubted_us
         lost = {}
         if silent_us > _LOST_US:
@@ -159,6 +170,10 @@ class RegionView:
         """Forget one member; tells whether it was listed."""
         self._unlisted.pop(member, None)
         return bool(self._change({}, [member]))
+
+    def _is_older_life(self, record: Record) -> bool:
+        row = self._rows.get(record.member)
+        return row is not None and record.generation < row.record.generation
 
     def _is_news(self, record: Record, state: State) -> bool:
         row = self._rows.get(record.member)

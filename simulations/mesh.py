@@ -7,7 +7,8 @@ Idea: ``VirtualMesh`` is to ``gossip.Mesh`` what ``gossip.driver`` and ``crdtmem
 production: it tells the machine the time and what arrives, wakes it, carries its effects out in
 order, and lets ``crdtmem.links`` decide on streams. Datagrams and exchanges go through the
 world's network. What the mesh wants remembered is metadata of the simulated store; its
-generation is the store's count of starts; its key ring lies beside the store.
+generation is the store's count of starts, raised above a life of a copy; its key ring lies beside
+the store.
 
 The steady clock of each life begins at a number of its own, so that nothing can pass that mixes
 two machines' clocks; the wall clock is the machine's, wrong as it may be.
@@ -27,7 +28,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 from crdtmem.effects import Alarm
-from crdtmem.links import MESH_MEMORY, Links
+from crdtmem.links import MESH_MEMORY, MESH_OFFSET, Links, generation_of, offset_bytes
 from crdtmem.sync_repair import vector_hash
 from gossip.config import LAN, LOCAL, WAN, Config
 from gossip.effects import (
@@ -37,6 +38,7 @@ from gossip.effects import (
     Effect,
     KeyringChanged,
     MemberChanged,
+    Outlived,
     Remember,
     SendDatagram,
     Warn,
@@ -47,6 +49,7 @@ from gossip.mesh import Mesh
 from gossip.messages import Profile, Record, State
 from gossip.sealing import SESSION_BYTES, Seal
 from gossip.stream_seal import SALT_BYTES, StreamSeal
+from gossip.succession import Succession
 from simulations.exchanges import Exchange
 from simulations.kernel import Event
 
@@ -137,6 +140,7 @@ class VirtualMesh:
         self._due: deque[Effect] = deque()
         self._carrying = False
         self._told: Any = None
+        self._succession = Succession(Random(self.chance.getrandbits(64)))
         self._make()
 
     def _make(self) -> None:
@@ -146,15 +150,18 @@ class VirtualMesh:
         if self.kind.sealed:
             held, first = machine.ring, machine.world.mesh_key
             self.ring = Keyring.load(held) if held else Keyring([first])
+        metadata = store.metadata()
+        generation = generation_of(store.boot.boot, metadata)
         self.mesh = Mesh(
-            Record(engine.replica_id, store.boot.boot, 0, self._profile()),
+            Record(engine.replica_id, generation, 0, self._profile()),
             self.kind.near,
             self.kind.wide,
             Random(self.chance.getrandbits(64)),
             Seal(LABEL, self.ring, self.chance.randbytes(SESSION_BYTES)),
-            store.metadata().get(MESH_MEMORY, b""),
+            metadata.get(MESH_MEMORY, b""),
         )
         self.left = False
+        self._succession.cancel()
         self._links = Links(engine.replica_id)
         self._told = None
 
@@ -174,9 +181,7 @@ class VirtualMesh:
 
     def start(self) -> None:
         """Take part."""
-        world, member = self.machine.world, self.mesh.me.member
-        world.homes.setdefault(member, set()).add(self.machine.name)
-        world.meshed(self.machine)
+        self.machine.world.meshed(self.machine)
         seeds = [address_of(name) for name in self.machine.seeds]
         self.command(lambda now, wall: self.mesh.start(now, wall, seeds))
         self._look()
@@ -199,6 +204,44 @@ class VirtualMesh:
         self.leave()
         self._make()
         self.start()
+
+    def _outlived(self, generation: int, *, over: bool = True) -> None:
+        before_us = self._succession.due_us
+        note = self._succession.heard if over else self._succession.heard_of
+        note(generation, self.now_us())
+        due_us = self._succession.due_us
+        if before_us != due_us and due_us is not None:
+            at_us = due_us - self._steady_us
+            self.machine.world.kernel.at(at_us, self._fire, self._succeed)
+
+    def _succeed(self) -> None:
+        """Begin again above a life of one's own id that is over, once that is durable."""
+        mesh, store, executor = self.mesh, self.machine.store, self.executor
+        generation = self._succession.take(self.now_us(), mesh.me.generation)
+        if generation is None or store is None or self.left:
+            return
+        if executor.closed or executor.broken is not None:
+            return
+
+        def write() -> None:
+            offset = offset_bytes(generation, store.boot.boot, store.metadata())
+            store.put_metadata({MESH_OFFSET: offset})
+            store.sync()
+
+        def written(_: Any, error: BaseException | None) -> None:
+            if self.mesh is not mesh or self.left:
+                return
+            if error is not None:
+                self._outlived(generation - 1)
+                return
+            self.machine.world.sometimes("a copy's life was outbid")
+            self.machine.world.outlived(self.machine)
+            # No farewell: it lives on, and nobody is to see it go.
+            self._make()
+            self.start()
+
+        self.command(mesh.remember)
+        executor.run_in_store(write, written)
 
     # ------------------------------------------------------------------ time
 
@@ -317,6 +360,8 @@ class VirtualMesh:
             case Annotated(member, annotation):
                 self._links.heard(member, annotation, self.now_us())
                 self.look_soon()
+            case Outlived(generation, over):
+                self._outlived(generation, over=over)
             case Remember(peers):
                 self._keep(peers)
             case KeyringChanged(dump):
@@ -433,16 +478,13 @@ class VirtualMesh:
 def gathered(world: World) -> bool:
     """Tell whether every node holds for alive exactly those that are up, under their ids of now,
     for suspect nobody; those of its region in that region's pool; and in sealed worlds whether
-    all have one key ring.
-
-    Of an id that was borne by two machines nothing is asked: the life that ended last, which may
-    be the copy's, counts for both until the other starts often enough to be above it.
+    all have one key ring; and nobody is about to begin another life.
     """
     lives = [machine.mesh for machine in world.up() if machine.mesh is not None]
-    doubled = {member for member, homes in world.homes.items() if len(homes) > 1}
     members = {life.mesh.me.member: life.mesh.me.generation for life in lives}
     rings = {life.ring.state_hash for life in lives if life.ring is not None}
-    if len(members) < len(lives) or len(rings) > 1:
+    claims = [life for life in lives if life._succession.due_us is not None]
+    if claims or len(members) < len(lives) or len(rings) > 1:
         return False
     for life in lives:
         living = [view for view in life.mesh.members() if view.state <= State.SUSPECT]
@@ -450,11 +492,8 @@ def gathered(world: World) -> bool:
         known[life.mesh.me.member] = life.mesh.me.generation
         region = life.mesh.me.profile.region
         near = [view for view in living if view.record.profile.region == region]
-        if any(view.tier != "local" and view.record.member not in doubled for view in near):
+        if any(view.tier != "local" for view in near):
             return False
-        differing = known.items() ^ members.items()
-        if any(member not in doubled for member, _ in differing) or any(
-            view.state is State.SUSPECT and view.record.member not in doubled for view in living
-        ):
+        if known != members or any(view.state is State.SUSPECT for view in living):
             return False
     return True

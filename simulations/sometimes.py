@@ -56,6 +56,7 @@ class Rare(NamedTuple):
 
 
 _NEW_IDS: Final = ("evict", "clone", "restored_backup")
+_COPIES: Final = ("clone", "restored_backup")
 _DEATHS: Final = ("crash", "crash_loop", "region_loss", "clone", "restored_backup", "lost_disk")
 
 SOMETIMES: Final[dict[str, Rare]] = {
@@ -65,6 +66,7 @@ SOMETIMES: Final[dict[str, Rare]] = {
     "two streams crossed": Rare("two nodes that dial each other at once", 4),
     "a stream dropped for what its peer left untaken": Rare("narrow links, small buffers", SELDOM),
     "a node went on under a new id": Rare("evictions, clones, old backups", 12, _NEW_IDS),
+    "a copy's life was outbid": Rare("copies that end in the mesh", 40, _COPIES),
     "a disk harmed: rot": Rare("rot, rotten_checkpoint", 8, ("rot", "rotten_checkpoint")),
     "a disk harmed: lost tail": Rare("the fault lost_tail", 12, ("lost_tail",)),
     "a disk replaced by an empty one": Rare("the fault lost_disk", 12, ("lost_disk",)),

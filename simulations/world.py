@@ -87,6 +87,9 @@ class Watcher:
     def left(self, machine: Machine) -> None:
         """A node is about to say farewell to the mesh."""
 
+    def outlived(self, machine: Machine) -> None:
+        """A node is about to begin a later life in the mesh, without a farewell."""
+
     def member_changed(self, machine: Machine, change: MemberChanged) -> None:
         """A node's mesh holds something else of a member."""
 
@@ -122,8 +125,6 @@ class World:
         self.watchers: list[Watcher] = []
         self.reached: Counter[str] = Counter()
         self.alarms: Counter[str] = Counter()
-        # In the mesh: on which machines a member's id has been borne.
-        self.homes: dict[int, set[str]] = {}
         # How often everything was healed: what a fault still had in mind is off then.
         self.heals = 0
 
@@ -256,6 +257,12 @@ class World:
         self.trace.note(self.kernel.now_us, "leave", machine.name)
         for watcher in self.watchers:
             watcher.left(machine)
+
+    def outlived(self, machine: Machine) -> None:
+        """Tell the watchers, and the trace."""
+        self.trace.note(self.kernel.now_us, "outlived", machine.name)
+        for watcher in self.watchers:
+            watcher.outlived(machine)
 
     def member_changed(self, machine: Machine, change: MemberChanged) -> None:
         """Tell the watchers, and the trace."""

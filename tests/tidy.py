@@ -49,9 +49,9 @@ FUNCTION_LINES = 70
 IMPURE = frozenset({
     "__main__", "chains", "checkpointing", "cli", "client", "client_stream", "config", "control",
     "control_path", "demo", "editing", "executor", "importer", "integrations", "memory", "node",
-    "datagram_relay", "keys", "mesh_verbs", "meshing", "node_verbs", "peer_stream", "peers",
-    "recovery", "relay", "rescuing", "retirement", "runtime", "server", "services", "settings",
-    "store", "synchronous", "verbs", "wall",
+    "datagram_relay", "keys", "mesh_life", "mesh_verbs", "meshing", "node_verbs", "peer_stream",
+    "peers", "recovery", "relay", "rescuing", "retirement", "runtime", "server", "services",
+    "settings", "store", "synchronous", "verbs", "wall",
 })  # fmt: skip
 
 # The edge of the mesh: the rest of it is a pure machine.

@@ -8,7 +8,7 @@ hears each at most once in one life, under its speaker's id of that moment, and 
 region only. Of everybody's last words, said when the mesh has gathered, one at least has
 reached each of the region.
 
-Invariants: what a node heard in an earlier life, it may hear again.
+Invariants: what a node heard in an earlier life, of its own or in the mesh, it may hear again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Broadcasts(Checker):
     def __init__(self, world: World, history: History) -> None:
         super().__init__(world, history)
         self._said: dict[bytes, tuple[int, str]] = {}
-        self._heard: set[tuple[str, int, int, bytes]] = set()
+        self._heard: set[tuple[str, int, int, int, bytes]] = set()
         self._last: set[tuple[str, str]] = set()
 
     def broadcast(self, machine: Machine, payload: bytes) -> None:
@@ -47,8 +47,8 @@ class Broadcasts(Checker):
             words = f"it hears {delivery.payload!r} of {delivery.origin:016x}; said was: {said}"
             raise self.fail(words, machine)
         assert machine.mesh is not None, "who hears has a mesh"
-        member = machine.mesh.mesh.me.member
-        heard = (machine.name, machine.lives, member, delivery.payload)
+        me = machine.mesh.mesh.me
+        heard = (machine.name, machine.lives, me.member, me.generation, delivery.payload)
         if heard in self._heard:
             raise self.fail(f"it hears {delivery.payload!r} once more", machine)
         self._heard.add(heard)

@@ -8,8 +8,7 @@ what everybody shows is looked at once more, with what follows from it: who are 
 each region, and the key ring. That mesh and replicas speak of the same members is seen too: a
 member's id is its replica's.
 
-Invariants: gateways may differ for as long as somebody holds a member for unsteady, and where an
-id was borne twice (see ``mesh.gathered``).
+Invariant: gateways may differ for as long as somebody holds a member for unsteady.
 """
 
 from __future__ import annotations
@@ -53,8 +52,6 @@ class Gathering(Checker):
     def _require_same_gateways(self, machines: list[Machine]) -> None:
         meshes = [machine.mesh.mesh for machine in machines if machine.mesh is not None]
         if any(view.damped for mesh in meshes for view in mesh.members()):
-            return
-        if any(len(homes) > 1 for homes in self.world.homes.values()):
             return
         for region in sorted({machine.region for machine in machines}):
             said = {mesh.gateways(region) for mesh in meshes}

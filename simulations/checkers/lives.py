@@ -66,6 +66,10 @@ class Lives(Checker):
         """Take in what it said last."""
         self._take(machine)
 
+    def outlived(self, machine: Machine) -> None:
+        """Take in what it said last."""
+        self._take(machine)
+
     def member_changed(self, machine: Machine, change: MemberChanged) -> None:
         """Hold what a node believes now against what the member has said."""
         member = change.record.member

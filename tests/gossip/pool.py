@@ -26,6 +26,7 @@ from gossip.effects import (
     Effect,
     Exchange,
     MemberChanged,
+    Outlived,
     Remember,
     SendDatagram,
     Warn,
@@ -54,6 +55,7 @@ class Host:
     changes: list[tuple[int, MemberChanged]] = field(default_factory=list)
     delivered: list[tuple[int, bytes]] = field(default_factory=list)
     warnings: list[Warn] = field(default_factory=list)
+    outlived: list[tuple[int, bool]] = field(default_factory=list)
     remembered: bytes = b""
     octets: int = 0
     packets: int = 0
@@ -227,6 +229,8 @@ class World:
                     host.delivered.append((origin, payload))
                 case Remember(peers):
                     host.remembered = peers
+                case Outlived(generation, over):
+                    host.outlived.append((generation, over))
                 case Warn():
                     host.warnings.append(effect)
         self._schedule(host)
