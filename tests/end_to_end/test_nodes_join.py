@@ -234,8 +234,13 @@ def test_a_living_node_that_is_given_up_goes_on_in_the_mesh_under_a_new_id(tmp_p
         all_members(nodes)
         one, two, three = nodes
         former = replica_of(three)
-        asked = crdtmem("evict", "n2", "--node", one.url, "--json")
-        assert json.loads(asked.stdout) == {"proposed": former, "forced": False}
+
+        def proposed() -> bool:
+            # Until acknowledgements have spread, it is refused and may be asked for again.
+            asked = crdtmem("evict", "n2", "--node", one.url, "--json")
+            return bool(json.loads(asked.stdout) == {"proposed": former, "forced": False})
+
+        wait_until(proposed, "eviction that is carried", timeout_s=60)
 
         def renewed() -> bool:
             rows = [members(node).get("ap/n2", {}) for node in (one, two)]
