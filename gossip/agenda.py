@@ -4,11 +4,12 @@ Problem: a pool of a thousand members has hundreds of timers; asking each of the
 tick would cost O(n), and a timer that is moved or cancelled must not fire.
 
 Idea: a deadline is a key; setting a key again moves it. Entries of the heap that no longer
-belong to a key are passed over when they surface, and the heap is rebuilt when they outnumber
-the living ones.
+belong to a key are passed over when they surface, and whenever they outnumber the living ones by
+more than a little, the heap is rebuilt. Before n are rebuilt, more than n were moved or cancelled
+since the last time; so it costs O(1) per step, amortised.
 
 Invariants: a key is due at most once at a time; of equal times the one set first comes first;
-the heap holds at most twice as many entries as there are keys, and 64 more.
+after every step the heap holds at most twice as many entries as there are keys, and 64 more.
 """
 
 from __future__ import annotations
@@ -44,13 +45,12 @@ class Agenda(Generic[K]):
         self._number += 1
         self._where[key] = (due_us, self._number)
         heappush(self._heap, (due_us, self._number, key))
-        if len(self._heap) > 2 * len(self._where) + _SLACK:
-            self._heap = [(due, number, key) for key, (due, number) in self._where.items()]
-            heapify(self._heap)
+        self._compact()
 
     def cancel(self, key: K) -> None:
         """Let ``key`` not be due; nothing happens if it was not."""
-        self._where.pop(key, None)
+        if self._where.pop(key, None) is not None:
+            self._compact()
 
     def due_us(self, key: K) -> int | None:
         """Return when ``key`` is due, or ``None``."""
@@ -74,9 +74,15 @@ class Agenda(Generic[K]):
             return None
         _, _, key = heappop(self._heap)
         del self._where[key]
+        self._compact()
         return key, due
 
     def clear(self) -> None:
         """Forget every deadline."""
         self._heap.clear()
         self._where.clear()
+
+    def _compact(self) -> None:
+        if len(self._heap) > 2 * len(self._where) + _SLACK:
+            self._heap = [(due, number, key) for key, (due, number) in self._where.items()]
+            heapify(self._heap)

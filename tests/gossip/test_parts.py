@@ -58,13 +58,69 @@ def test_equal_deadlines_come_in_the_order_in_which_they_were_set() -> None:
     assert [agenda.pop(7) for _ in range(4)] == [("b", 7), ("a", 7), ("c", 7), None]
 
 
+def _heap_within_its_bound(agenda: Agenda[int]) -> bool:
+    return len(agenda._heap) <= 2 * len(agenda) + 64
+
+
 def test_an_agenda_does_not_grow_by_what_is_moved() -> None:
     agenda: Agenda[int] = Agenda()
     for at in range(10_000):
         agenda.set(at % 3, at)
-    assert len(agenda._heap) <= 2 * 3 + 65
+        assert _heap_within_its_bound(agenda)
     agenda.clear()
     assert agenda.next_us() is None
+
+
+def test_an_agenda_shrinks_with_what_is_cancelled_and_what_is_taken() -> None:
+    cancelled: Agenda[int] = Agenda()
+    taken: Agenda[int] = Agenda()
+    for key in range(1_000):
+        cancelled.set(key, key)
+        taken.set(key, 10_000)
+        # Moved far away: what is left behind of it lies deep in the heap.
+        taken.set(key, key)
+    for key in range(1_000):
+        cancelled.cancel(999 - key)
+        assert taken.pop(key) == (key, key)
+        assert _heap_within_its_bound(cancelled)
+        assert _heap_within_its_bound(taken)
+    assert cancelled.next_us() is None
+    assert taken.next_us() is None
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["set", "cancel", "pop"]),
+            st.integers(0, 250),
+            st.integers(1, 250),
+            st.integers(0, 1_000),
+        ),
+        max_size=60,
+    )
+)
+def test_the_heap_of_an_agenda_stays_within_its_bound(
+    steps: list[tuple[str, int, int, int]],
+) -> None:
+    """Each step is taken with many keys, for the bound begins to bind above 64 entries."""
+    agenda: Agenda[int] = Agenda()
+    keys: set[int] = set()
+    for what, first, count, at in steps:
+        for key in range(first, first + count):
+            if what == "set":
+                agenda.set(key, at - key)
+                keys.add(key)
+            elif what == "cancel":
+                agenda.cancel(key)
+                keys.discard(key)
+            elif (popped := agenda.pop(at)) is not None:
+                keys.remove(popped[0])
+            assert _heap_within_its_bound(agenda)
+    assert len(agenda) == len(keys)
+    left = []
+    while (popped := agenda.pop(2_000)) is not None:
+        left.append(popped[0])
+    assert sorted(left) == sorted(keys)
 
 
 # ------------------------------------------------------------------ health and damping
