@@ -31,6 +31,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final, cast
 
+from crdtmem.asking import Handler
 from crdtmem.control_frames import (
     ANSWER_BYTES,
     CONTROL_VERSION,
@@ -54,7 +55,7 @@ from crdtmem.errors import (
 )
 from crdtmem.operations import encode_error
 
-__all__ = ["IN_FLIGHT_BYTES", "IN_FLIGHT_REQUESTS", "ControlServer", "Handler", "Request"]
+__all__ = ["IN_FLIGHT_BYTES", "IN_FLIGHT_REQUESTS", "ControlServer", "Request"]
 
 IN_FLIGHT_REQUESTS: Final = 1_024
 """Most requests of one connection that may be unanswered."""
@@ -138,10 +139,6 @@ class Request:
         self._answered = True
         self._connection.send(body)
         self._connection.settled(self._load)
-
-
-Handler = Callable[[Request, Any], None]
-"""Answers a request, at once or later; may raise ``CrdtmemError`` at once."""
 
 
 class _Connection(asyncio.Protocol):

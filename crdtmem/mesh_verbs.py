@@ -30,8 +30,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from crdtmem import __version__
+from crdtmem.asking import Handler, Request
 from crdtmem.causality import VersionVector
-from crdtmem.control import Handler, Request
 from crdtmem.errors import ConditionFailed, NotCovered
 from crdtmem.keys import KEY_BYTES
 from crdtmem.operations import require

@@ -34,9 +34,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from crdtmem import __version__
+from crdtmem.asking import Handler, Request
 from crdtmem.batch import GENESIS_HASH, decode_batch
 from crdtmem.causality import VersionVector
-from crdtmem.control import Handler, Request
 from crdtmem.crdt import NESTED
 from crdtmem.errors import InvalidValue
 from crdtmem.mesh_verbs import mesh_status, mesh_verbs

@@ -35,9 +35,9 @@ import asyncio
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from crdtmem.asking import Handler, Request
 from crdtmem.batch import SpaceName
 from crdtmem.changes import changes_of
-from crdtmem.control import Handler, Request
 from crdtmem.crdt import DATATYPES_BY_CODE
 from crdtmem.errors import NotCovered
 from crdtmem.exporting import export_records

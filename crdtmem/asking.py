@@ -1,0 +1,43 @@
+"""What a verb's handler is handed: a question that is answered once, whoever asked it.
+
+Problem: the same questions arrive over a Unix socket, a WebSocket and HTTP. Three
+implementations of one verb would be three sets of permissions, limits and mistakes.
+
+Idea: a handler sees a question's body and a ``Request``, which it answers as one answers
+a future, now or later, whole or in parts. How the answer travels is the face's business.
+
+Invariants: a request is answered once; a handler may raise ``CrdtmemError`` at once
+instead of answering; answers of a client that is gone go nowhere and cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+__all__ = ["Handler", "Request"]
+
+
+class Request(Protocol):
+    """One question of one client. ``encode``, where set, makes plain values of the answer."""
+
+    encode: Callable[[Any], Any] | None
+
+    def done(self) -> bool:
+        """Tell whether it was answered, or nobody waits any more."""
+
+    def set_result(self, result: Any) -> None:
+        """Answer with a result, through ``encode`` if that was set."""
+
+    def set_exception(self, error: BaseException) -> None:
+        """Answer with an error; one that is not ours is logged and reported as such."""
+
+    async def emit(self, event: Any) -> None:
+        """Send a part ahead of the answer, as soon as the client has room for it."""
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Answer with what a coroutine returns or raises; it ends when the client leaves."""
+
+
+Handler = Callable[[Request, Any], None]
+"""Answers a request, at once or later; may raise ``CrdtmemError`` at once."""
