@@ -7,8 +7,8 @@ Idea: one command per wish, each with ``--json``, which prints one object and no
 A *trace* is a plan as a file. What fails says by which command it is repeated.
 
 Exit codes are those of ``errors``: 10 for a broken promise, 11 for one not kept in time, 12 for
-a crash of the program itself, 13 for a campaign that missed what it must reach, 2 for
-what cannot be run.
+a crash of the program itself, 13 for a campaign that missed what it must reach, 14 for one
+that ended a seed which took too long, 2 for what cannot be run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from crdtmem.cli.ending import print_json
-from simulations.campaign import Summary, repeat_command, run_campaign
+from simulations.campaign import SEED_S, Summary, repeat_command, run_campaign
 from simulations.checkers import CHECKERS
 from simulations.errors import BadPlan, SimulationError
 from simulations.faults import FAULTS
@@ -225,19 +225,27 @@ class _Seeds(click.ParamType):  # type: ignore[type-arg]
 @click.option("--seeds", type=_Seeds(), default="1..100", show_default=True, help="Which seeds.")
 @click.option("--jobs", type=click.IntRange(1, 256), help="Processes; all cores by default.")
 @click.option("--twice", is_flag=True, help="Run each seed twice, and compare the hashes.")
+@click.option(
+    "--seed-seconds",
+    "seed_s",
+    type=click.FloatRange(0, min_open=True),
+    default=SEED_S,
+    show_default=True,
+    help="How long a run may take, by the wall clock, before it is ended and fails.",
+)
 @_JSON
-def campaign(seeds: range, jobs: int | None, twice: bool, as_json: bool) -> None:
+def campaign(seeds: range, jobs: int | None, twice: bool, seed_s: float, as_json: bool) -> None:
     """Run many seeds over all cores."""
     if as_json:
-        summary = run_campaign(seeds, jobs=jobs, twice=twice)
+        summary = run_campaign(seeds, jobs=jobs, twice=twice, seed_s=seed_s)
         print_json(summary.as_dict())
     else:
-        summary = _campaign_with_bar(seeds, jobs, twice)
+        summary = _campaign_with_bar(seeds, jobs, twice, seed_s)
         _show_summary(summary)
     sys.exit(summary.exit_code)
 
 
-def _campaign_with_bar(seeds: range, jobs: int | None, twice: bool) -> Summary:
+def _campaign_with_bar(seeds: range, jobs: int | None, twice: bool, seed_s: float) -> Summary:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
         task = progress.add_task("seeds", total=len(seeds))
@@ -248,7 +256,7 @@ def _campaign_with_bar(seeds: range, jobs: int | None, twice: bool) -> Summary:
             words = f"seeds, {speed:,.0f} x real time{failed}"
             progress.update(task, completed=summary.runs, description=words)
 
-        return run_campaign(seeds, jobs=jobs, twice=twice, progress=tell)
+        return run_campaign(seeds, jobs=jobs, twice=twice, seed_s=seed_s, progress=tell)
 
 
 def _show_summary(summary: Summary) -> None:

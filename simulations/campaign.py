@@ -2,35 +2,38 @@
 
 Problem: one seed says little; ten thousand take long, on more than one core, and whoever
 waits wants to see how far it is. A campaign that passes has to show that it went where
-trouble is: that no fault, and none of the rare paths, was left out by chance.
+trouble is: that no fault, and none of the rare paths, was left out by chance. And one world
+that does not end, or takes an hour, may not hold up all the others.
 
-Idea: seeds are handed out in small portions to worker processes. Each returns outcomes,
+Idea: worker processes (``workers``) take one seed after another. Each returns outcomes,
 which are only counted unless they are failures. With ``twice``, every plan is run twice
-in its worker, and unequal hashes are a failure of their own. At the end stands a summary.
+in its worker, and unequal hashes are a failure of their own. A seed that takes longer than it
+may is ended from outside, by the wall clock, which no world ever sees, and is a failure of
+its own kind. At the end stands a summary.
 
-Invariants: the summary of the same seeds is the same, times aside, however many processes
-ran them; a worker that dies fails the seeds that it had.
+Invariants: the summary of the same seeds is the same, times aside and what was ended for
+them, however many processes ran them; a worker that dies fails the seed that it had.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from simulations.runner import Outcome, run
 from simulations.sometimes import Coverage
 from simulations.swarm import draw_plan
+from simulations.workers import Lost, worked_off
 
-__all__ = ["Summary", "repeat_command", "run_campaign", "run_seed"]
+__all__ = ["SEED_S", "Summary", "repeat_command", "run_campaign", "run_seed"]
 
-_PORTION: Final = 4
-_WORKER_SEEDS: Final = 400
-"""After so many seeds a worker is replaced: whatever it had gathered is gone."""
+SEED_S: Final = 600.0
+"""How long a seed may take by the wall clock: some hundred times what most of them take."""
 
 
 @dataclass(slots=True)
@@ -126,26 +129,28 @@ def run_seed(seed: int, *, twice: bool = False) -> Outcome:
     return outcome
 
 
-def _run_portion(task: tuple[tuple[int, ...], bool]) -> list[Outcome]:
-    seeds, twice = task
-    return [run_seed(seed, twice=twice) for seed in seeds]
-
-
 def run_campaign(
     seeds: range,
     *,
     jobs: int | None = None,
     twice: bool = False,
+    seed_s: float = SEED_S,
     progress: Callable[[Summary], None] | None = None,
+    work: Callable[..., Outcome] = run_seed,
 ) -> Summary:
-    """Run many seeds; ``progress`` is told after every few. ``jobs``: all cores by default."""
+    """Run many seeds; ``progress`` is told after each. ``jobs``: all cores by default.
+
+    A seed that takes longer than ``seed_s`` seconds is ended, and fails with ``timeout``;
+    twice as long if it is run ``twice``. ``work`` runs one seed, as ``run_seed`` does.
+    """
     summary = Summary(seeds.start, seeds.stop - 1, twice=twice)
     began_s = time.monotonic()
-    jobs = max(1, min(jobs or os.cpu_count() or 1, len(seeds)))
-    portions = [(tuple(seeds[at : at + _PORTION]), twice) for at in range(0, len(seeds), _PORTION)]
-    for outcomes in _carried_out(portions, jobs):
-        for outcome in outcomes:
-            summary.add(outcome)
+    within_s = seed_s * (2 if twice else 1)
+    done = worked_off(
+        partial(work, twice=twice), seeds, jobs=jobs or os.cpu_count() or 1, within_s=within_s
+    )
+    for seed, outcome in done:
+        summary.add(_failed(seed, outcome, within_s) if isinstance(outcome, Lost) else outcome)
         summary.wall_seconds = time.monotonic() - began_s
         if progress is not None:
             progress(summary)
@@ -153,13 +158,10 @@ def run_campaign(
     return summary
 
 
-def _carried_out(
-    portions: Iterable[tuple[tuple[int, ...], bool]], jobs: int
-) -> Iterator[list[Outcome]]:
-    if jobs == 1:
-        yield from map(_run_portion, portions)
-        return
-    # Fresh interpreters: a worker owes nothing to what its parent has imported or held open.
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(jobs, maxtasksperchild=_WORKER_SEEDS // _PORTION) as pool:
-        yield from pool.imap_unordered(_run_portion, portions)
+def _failed(seed: int, lost: Lost, within_s: float) -> Outcome:
+    """Return the outcome of a seed whose worker has none to tell."""
+    if lost.late:
+        words = f"ended after {within_s:g} s of the wall clock; interrupt it to see where it is"
+        return Outcome(seed, verdict="timeout", checker="wall clock", message=words)
+    words = f"its process ended with {lost.exit_code} before it had an outcome"
+    return Outcome(seed, verdict="crash", checker="worker", message=words)

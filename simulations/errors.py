@@ -6,6 +6,7 @@ SimulationError
 │   └── LivenessViolation   something did not happen in time             (exit code 11)
 ├── MachineFailed           production code raised, or stopped for a defect (exit code 12)
 ├── NeverReached            a campaign missed what it must have reached  (exit code 13)
+├── TimedOut                a campaign ended a seed that took too long   (exit code 14)
 └── BadPlan                 a plan, trace or scenario that cannot be run (exit code 2)
 """
 
@@ -18,6 +19,7 @@ __all__ = [
     "NeverReached",
     "SafetyViolation",
     "SimulationError",
+    "TimedOut",
     "Violation",
 ]
 
@@ -59,6 +61,12 @@ class NeverReached(SimulationError):
     """A campaign never got to what it is there to reach."""
 
     exit_code = 13
+
+
+class TimedOut(SimulationError):
+    """A seed took longer, by the wall clock, than a campaign waits for any."""
+
+    exit_code = 14
 
 
 class BadPlan(SimulationError):

@@ -29,6 +29,7 @@ from simulations.errors import (
     LivenessViolation,
     MachineFailed,
     SafetyViolation,
+    TimedOut,
     Violation,
 )
 from simulations.faults import FAULTS, heal_all
@@ -72,12 +73,15 @@ _EXIT_CODES: Final = {
     "safety": SafetyViolation.exit_code,
     "liveness": LivenessViolation.exit_code,
     "crash": MachineFailed.exit_code,
+    "timeout": TimedOut.exit_code,
 }
 
 
 @dataclass(slots=True)
 class Outcome:
     """What a run came to. ``verdict`` is pass, safety, liveness or crash.
+
+    Campaigns have one more, timeout, for a seed that they ended from outside.
 
     ``simulated_us`` and ``events`` are how long the world existed and how much happened in
     it; ``converged_us`` how long it took after healing; ``bytes`` what was sent; ``reached``

@@ -58,7 +58,9 @@ IMPURE = frozenset({
 IMPURE_GOSSIP = frozenset({"__main__", "driver", "transport"})
 
 # The edge of the simulator: the rest of it depends on nothing but its arguments and its seed.
-WORLDLY_SIMULATIONS = frozenset({"__main__", "campaign", "processes", "real", "report"})
+WORLDLY_SIMULATIONS = frozenset({
+    "__main__", "campaign", "processes", "real", "report", "workers",
+})  # fmt: skip
 # They look for files before a world begins: scenarios by path, recordings to be replayed.
 _READERS = frozenset({"stage", "workloads.replays"})
 

@@ -1,7 +1,9 @@
 """Campaigns: what they count, what they must have reached, how they end."""
 
 import ast
+import os
 import re
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,12 +14,14 @@ import pytest
 
 from simulations import campaign as module
 from simulations.campaign import Summary, run_campaign, run_seed
+from simulations.errors import LivenessViolation, MachineFailed, TimedOut
 from simulations.faults import FAULTS
 from simulations.operators import found_anew
 from simulations.plan import Injection
 from simulations.runner import Outcome, run
 from simulations.sometimes import LONG, SELDOM, SOMETIMES, SURE, Coverage
 from simulations.swarm import draw_plan
+from simulations.world import World
 from tests.simulations.ground import admitted, put_and_wait, world_of
 from tests.simulations.worlds import Recipe
 
@@ -43,6 +47,57 @@ def test_processes_change_nothing() -> None:
     assert {name: value for name, value in here.as_dict().items() if name not in changing} == {
         name: value for name, value in there.as_dict().items() if name not in changing
     }
+
+
+ENDLESS = 5
+
+
+def endless_once(seed: int, *, twice: bool) -> Outcome:
+    """Run a seed's plan; in one seed's world an event happens that never ends."""
+
+    def stand_still() -> None:
+        while True:
+            pass
+
+    def plant(world: World) -> None:
+        if seed == ENDLESS:
+            world.after(1.0, stand_still)
+
+    return run(draw_plan(seed), mutate=plant)
+
+
+def killed_once(seed: int, *, twice: bool) -> Outcome:
+    """Run nothing; the process of one seed is killed, as by a system that has no memory left."""
+    if seed == ENDLESS:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return Outcome(seed)
+
+
+def test_a_world_without_end_fails_its_seed_and_holds_up_no_other() -> None:
+    summary = run_campaign(range(4, 7), jobs=1, seed_s=20.0, work=endless_once)
+    assert summary.runs == 3
+    found = summary.as_dict()["failures"]
+    assert [(one["seed"], one["verdict"], one["checker"]) for one in found] == [
+        (ENDLESS, "timeout", "wall clock")
+    ]
+    assert "20 s" in found[0]["message"]
+    assert found[0]["repeat"] == f"python -m simulations run --seed {ENDLESS}"
+    assert summary.exit_code == TimedOut.exit_code == 14
+
+
+def test_a_worker_that_dies_fails_the_seed_that_it_had() -> None:
+    summary = run_campaign(range(4, 7), jobs=2, work=killed_once)
+    found = summary.as_dict()["failures"]
+    assert [(one["seed"], one["verdict"]) for one in found] == [(ENDLESS, "crash")]
+    assert "-9" in found[0]["message"]
+    assert (summary.runs, summary.exit_code) == (3, MachineFailed.exit_code)
+
+
+def test_a_broken_promise_is_graver_than_a_seed_that_took_too_long() -> None:
+    summary = Summary(1, 2)
+    summary.add(Outcome(1, verdict="timeout"))
+    summary.add(Outcome(2, verdict="liveness"))
+    assert summary.exit_code == LivenessViolation.exit_code
 
 
 def test_a_seed_that_does_not_repeat_itself_fails(monkeypatch: pytest.MonkeyPatch) -> None:

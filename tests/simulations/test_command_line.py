@@ -86,6 +86,13 @@ def test_campaign_prints_one_object() -> None:
     assert found["runs"] == 2
 
 
+def test_a_campaign_ends_what_takes_longer_than_it_may() -> None:
+    found = _json("campaign", "--seeds", "4", "--seed-seconds", "0.01", exit_code=14)
+    (failure,) = found["failures"]
+    assert (failure["verdict"], failure["seed"]) == ("timeout", 4)
+    assert _call("campaign", "--seed-seconds", "0").exit_code == 2
+
+
 @pytest.mark.parametrize("seeds", ["", "x", "5..4", "1..y", "-3"])
 def test_seeds_that_are_none_are_refused(seeds: str) -> None:
     assert _call("campaign", "--seeds", seeds).exit_code == 2

@@ -20,6 +20,7 @@ from simulations.errors import (
     MachineFailed,
     NeverReached,
     SafetyViolation,
+    TimedOut,
 )
 from simulations.faults import FAULTS
 from simulations.scenarios import SCENARIOS
@@ -104,6 +105,7 @@ def test_its_exit_codes_are_those_of_the_errors() -> None:
         (LivenessViolation, "{} something did not happen in time"),
         (MachineFailed, "{} production code crashed"),
         (NeverReached, "{} a campaign missed"),
+        (TimedOut, "{} a campaign ended a seed"),
     ):
         assert phrase.format(kind.exit_code) in words
 
