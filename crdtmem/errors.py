@@ -17,6 +17,7 @@ this program's own: it has stopped rather than go on with a state that it distru
     │   ├── InvalidValue      a value, key or field that cannot be stored
     │   ├── InvalidToken      a Context or Observed that does not parse
     │   ├── LimitExceeded     over a stated limit
+    │   │   ├── QuotaExceeded a space holds what its policy allows; figures attached
     │   │   └── SiblingLimit  a blind write at the limit; siblings attached
     │   ├── ConditionFailed   a conditional write met newer siblings, attached
     │   ├── NotCovered        an Observed or Context not joined before the deadline
@@ -71,6 +72,7 @@ __all__ = [
     "NotCovered",
     "Overloaded",
     "ProtocolMismatch",
+    "QuotaExceeded",
     "RemoteError",
     "ReplicaHalted",
     "SiblingLimit",
@@ -138,6 +140,16 @@ class SiblingLimit(LimitExceeded):
     """A blind write at the sibling limit; ``details["siblings"]`` holds them."""
 
     code = "sibling_limit"
+
+
+class QuotaExceeded(LimitExceeded):
+    """A write that would take a space beyond its quota; ``details`` hold the figures.
+
+    They are ``space``, ``quota`` (the setting's name), ``limit``, ``held`` now, and
+    how many it would be ``after`` the write.
+    """
+
+    code = "quota_exceeded"
 
 
 class ConditionFailed(LocalError):
