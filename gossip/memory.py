@@ -33,6 +33,7 @@ class Memory:
 
     def __init__(self, remembered: bytes, counters: Counter[str]) -> None:
         self._pools = [b"", b""]
+        self._counters = counters
         if remembered:
             try:
                 self._pools = _unpacked(remembered)
@@ -41,6 +42,14 @@ class Memory:
 
     def __getitem__(self, pool: int) -> bytes:
         return self._pools[pool]
+
+    def abroad(self) -> list[str]:
+        """Return the addresses of the wide-area pool's peers; none where they cannot be read."""
+        try:
+            return list(read_peers(self._pools[1]).values()) if self._pools[1] else []
+        except Malformed:
+            self._counters["memories refused"] += 1
+            return []
 
     def keep(self, pool: int, peers: bytes) -> Remember:
         """Take a pool's new peers; return what is to be stored."""

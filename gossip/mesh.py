@@ -25,10 +25,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from gossip.beliefs import Beliefs
 from gossip.config import Config
+from gossip.doors import WIDE, Doors
 from gossip.effects import (
     Annotated,
     Answer,
@@ -37,7 +38,6 @@ from gossip.effects import (
     Exchange,
     MemberChanged,
     Remember,
-    SendDatagram,
     Warn,
 )
 from gossip.errors import Rejected, UnknownMember
@@ -45,9 +45,8 @@ from gossip.frame_wire import decode_frame, encode_frame
 from gossip.frames import Frame, ViewRequest
 from gossip.members import MemberView
 from gossip.memory import Memory
-from gossip.messages import Channel, Packet, Ping, Profile, Record, Referral, State
-from gossip.packing import Packing
-from gossip.referrals import ADDRESSES, Referrals, new_addresses
+from gossip.messages import Channel, Profile, Record, Referral, State
+from gossip.referrals import new_addresses
 from gossip.regions import Regions
 from gossip.rotation import Rotation
 from gossip.sealing import Seal
@@ -59,9 +58,6 @@ if TYPE_CHECKING:
     from random import Random
 
 __all__ = ["WIDE", "Mesh", "local_pool"]
-
-WIDE: Final = "wide"
-"""The tag of the wide-area pool."""
 
 _LOCAL, _FAR, _VIEWS = range(3)
 
@@ -99,8 +95,9 @@ class Mesh:
         self._regions = Regions(me.profile.region, local.members, chance)
         self._beliefs = Beliefs(self._local, self._regions)
         self._viewing = Viewing(self._beliefs, self._regions, local, chance, self.counters)
-        self._referrals = Referrals(self.counters)
-        self._seeds: tuple[str, ...] = ()
+        self._doors = Doors(
+            self._beliefs, self._regions, self._viewing, self._memory, seal, local, chance
+        )
         self._rotation = Rotation(seal.keyring, self.counters)
         self._annotation = b""
         self._running = False
@@ -111,7 +108,8 @@ class Mesh:
     def start(self, now_us: int, wall_us: int, seeds: Sequence[str]) -> list[Effect]:
         """Begin: the seeds are addresses of any members, of whatever region."""
         self._running = True
-        self._seeds = tuple(seeds)
+        self._doors.named(seeds)
+        self._doors.look_soon(now_us)
         self._viewing.start(now_us)
         effects = self._from(_LOCAL, self._local.start(now_us, wall_us, seeds), now_us, wall_us)
         return self._settled(effects, now_us, wall_us)
@@ -127,7 +125,7 @@ class Mesh:
             return []
         swim = self._pool(packet.pool)
         if swim is None:
-            return self._refer_packet(packet, source, now_us)
+            return [*self._doors.refer(packet, source, now_us)]
         swim.counters.bytes_received += len(data)
         effects: list[Effect] = []
         for message in packet.messages:
@@ -151,7 +149,7 @@ class Mesh:
             return self._viewing.answer(stream, asked, asked.body)
         swim = self._pool(asked.pool)
         if swim is None:
-            referral = self._referral(asked.pool, now_us, streamed=True)
+            referral = self._doors.referral(asked.pool, now_us, streamed=True)
             return [] if referral is None else [self._answer(stream, asked.pool, referral)]
         answered = swim.receive_frame(stream, asked, now_us, wall_us)
         effects = self._from(self._kind(swim), answered, now_us, wall_us)
@@ -201,12 +199,14 @@ class Mesh:
         effects += self._numbered(fetches)
         for swim, those in told:
             effects += self._from(self._kind(swim), those, now_us, wall_us)
+        if self._doors.due(now_us):
+            effects += self._bring_doors(now_us, wall_us)
         return self._settled(effects, now_us, wall_us)
 
     def next_deadline_us(self) -> int | None:
         """Return when ``handle_timeout`` is due, if ever."""
         due = [swim.next_deadline_us() for _, swim in self._swims()]
-        due.append(self._viewing.next_deadline_us())
+        due += [self._viewing.next_deadline_us(), self._doors.next_deadline_us()]
         if self._running and self._wide is None:
             due.append(self._candidate_us)
         return min((at for at in due if at is not None), default=None)
@@ -215,13 +215,18 @@ class Mesh:
 
     def join(self, addresses: Sequence[str], now_us: int, wall_us: int) -> list[Effect]:
         """Seek more members at these addresses."""
-        return self._each(lambda swim: swim.join(addresses, now_us, wall_us), now_us, wall_us)
+        effects = self._each(lambda swim: swim.join(addresses, now_us, wall_us), now_us, wall_us)
+        self._doors.named(addresses)
+        if self._running:
+            self._doors.look_soon(now_us)
+        return effects
 
     def leave(self, now_us: int, wall_us: int) -> list[Effect]:
         """Say farewell, in both pools, and be silent from then on."""
         # First, so that no duty is taken up on the way out.
         self._running = False
         self._viewing.stop()
+        self._doors.stop()
         return self._each(lambda swim: swim.leave(now_us, wall_us), now_us, wall_us)
 
     def remember(self, now_us: int, wall_us: int) -> list[Effect]:
@@ -350,6 +355,7 @@ class Mesh:
         if len(elected) < 2 or change.record.member <= elected[-1]:
             # Of whoever has a higher id than both, nothing changes the election.
             self._viewing.gateways = self._elect()
+            self._doors.look_soon(now_us)
         if change.previous is None or change.previous > State.SUSPECT:
             # A newcomer has heard no announcement yet.
             self._viewing.announce_soon(now_us, all_again=True)
@@ -436,7 +442,7 @@ class Mesh:
         )
         self._wide.annotate(self._annotation)
         self._viewing.announce_soon(now_us)
-        effects = self._wide.start(now_us, wall_us, self._seeds)
+        effects = self._wide.start(now_us, wall_us, self._doors.seeds)
         doors = [place for _, place in self._regions.doors()]
         effects += self._wide.join(doors, now_us, wall_us, hearsay=True)
         return self._from(_FAR, effects, now_us, wall_us)
@@ -451,27 +457,11 @@ class Mesh:
 
     # ------------------------------------------------------------------ the wrong door
 
-    def _refer_packet(self, packet: Packet, source: str, now_us: int) -> list[Effect]:
-        """Tell who knocked for another pool where that pool is."""
-        pings = [message for message in packet.messages if isinstance(message, Ping)]
-        place = pings[0].reply_to or source if pings else ""
-        referral = self._referral(packet.pool, now_us, knocker=place) if pings else None
-        if referral is None:
-            self.counters["datagrams for other pools"] += 1
-            return []
-        packing = Packing(packet.pool, self._config, self._seal.overhead)
-        answers = packing.packets(self.me.stamp, 0, (referral,))
-        return [SendDatagram(place, self._seal.seal(answer)) for answer in answers]
-
-    def _referral(self, pool: str, now_us: int, **how: Any) -> Referral | None:
-        if pool == WIDE:
-            views = [self._local.view(member) for member in self._viewing.gateways]
-            records = [view.record for view in views if view is not None]
-            return self._referrals.to("", records, now_us, streamed=how.get("streamed", False))
-        region = pool.removeprefix("region:")
-        rows = self._regions.living(region, ADDRESSES)
-        records = [row.record for row in rows]
-        return self._referrals.to(region, records, now_us, **how)
+    def _bring_doors(self, now_us: int, wall_us: int) -> list[Effect]:
+        """Bring the ways abroad that one knows to those who go there."""
+        if self._wide is None:
+            return [*self._doors.told()]
+        return self._referred(self._doors.colleagues(), now_us, wall_us)
 
     def _referred(self, referral: Referral, now_us: int, wall_us: int) -> list[Effect]:
         """Knock where one was told to, if that is for a pool of one's own."""
