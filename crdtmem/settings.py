@@ -23,18 +23,25 @@ Source: foca's ``config.rs``, where every field says meaning, range, trade-off.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import fields as dataclass_fields
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import AfterValidator as After
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, Field, PrivateAttr, model_validator
 from pydantic import BeforeValidator as Before
 
 from crdtmem.errors import ConfigError
 from crdtmem.limits import DEFAULT_LIMITS, Limits
+from crdtmem.settings_parts import (
+    Section,
+    is_loopback,
+    is_unspecified,
+    parse_address,
+    parse_size,
+)
+from crdtmem.settings_service import Http
 from gossip.config import Config, profile
 from gossip.errors import ConfigError as MeshConfigError
 
@@ -45,6 +52,7 @@ __all__ = [
     "Clock",
     "GroupCommit",
     "History",
+    "Http",
     "Mesh",
     "Reconnect",
     "Settings",
@@ -57,53 +65,8 @@ __all__ = [
 ]
 
 _MIB: Final = 1024 * 1024
-_SIZE: Final = re.compile(r"\s*([0-9][0-9_]*)\s*(B|KiB|MiB|GiB|TiB)?\s*")
-_UNITS: Final = {None: 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 # The kernel's struct sockaddr_un holds 108 bytes, one of them a terminator.
 _SOCKET_PATH_BYTES: Final = 107
-
-
-def parse_size(text: str) -> int:
-    """Return the bytes that ``text`` means: ``"4096"``, ``"64 KiB"``, ``"8MiB"``.
-
-    Raises ``ValueError`` for anything else; decimal units are refused because
-    half of those who write ``MB`` mean ``MiB``.
-    """
-    match = _SIZE.fullmatch(text)
-    if match is None:
-        raise ValueError(f"{text!r} is no size; write bytes, or a number with KiB, MiB, GiB or TiB")
-    return int(match[1].replace("_", "")) * _UNITS[match[2]]
-
-
-def parse_address(text: str, *, lowest_port: int = 1) -> tuple[str, int]:
-    """Split ``"HOST:PORT"`` or ``"[IPV6]:PORT"`` into host and port.
-
-    ``lowest_port=0`` admits port 0, "any free one". Raises ``ValueError``.
-    """
-    host, colon, digits = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-        ipaddress.IPv6Address(host)
-    elif not colon or not host or ":" in host or any(map(str.isspace, host)):
-        raise ValueError(f"{text!r} is not HOST:PORT (an IPv6 address goes in brackets)")
-    if not (digits.isascii() and digits.isdigit() and lowest_port <= int(digits) <= 65535):
-        raise ValueError(f"{text!r} has no port between {lowest_port} and 65535")
-    return host, int(digits)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host is this machine only, as far as its text tells."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name: only this one is loopback by definition
-        return host == "localhost"
-
-
-def _is_unspecified(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_unspecified
-    except ValueError:
-        return False
 
 
 def _check_peer(text: str) -> str:
@@ -132,7 +95,7 @@ def _check_constant(text: str) -> str:
 def _check_advertise(text: str) -> str:
     if text:
         host, _ = parse_address(text)
-        if _is_unspecified(host):
+        if is_unspecified(host):
             raise ValueError(f"{text!r} means every address, which nobody can dial")
     return text
 
@@ -174,13 +137,7 @@ Constants: TypeAlias = Annotated[
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 
 
-class _Section(BaseModel):
-    """What all sections share: frozen, nothing unknown, defaults held to the same rules."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-
-class GroupCommit(_Section):
+class GroupCommit(Section):
     """How many writes share one fsync."""
 
     flight_deltas: int = Field(
@@ -198,7 +155,7 @@ class GroupCommit(_Section):
     )
 
 
-class Checkpoints(_Section):
+class Checkpoints(Section):
     """How often the state is written whole, so that recovery need not replay all."""
 
     log_bytes: int = Field(
@@ -209,7 +166,7 @@ class Checkpoints(_Section):
     )
 
 
-class SyncLog(_Section):
+class SyncLog(Section):
     """What is kept for peers that lag behind."""
 
     budget_bytes: int = Field(
@@ -220,7 +177,7 @@ class SyncLog(_Section):
     )
 
 
-class History(_Section):
+class History(Section):
     """What is kept so that a past answer can be reproduced."""
 
     retention_days: int = Field(
@@ -231,7 +188,7 @@ class History(_Section):
     )
 
 
-class Clock(_Section):
+class Clock(Section):
     """When a clock is called wrong. Causality never depends on it."""
 
     skew_alarm_ms: int = Field(
@@ -242,7 +199,7 @@ class Clock(_Section):
     )
 
 
-class Reconnect(_Section):
+class Reconnect(Section):
     """How a lost stream is sought again: doubling, with jitter, between two bounds."""
 
     minimum_ms: int = Field(
@@ -260,7 +217,7 @@ class Reconnect(_Section):
     )
 
 
-class Streams(_Section):
+class Streams(Section):
     """Flow control between nodes."""
 
     credit_window_bytes: int = Field(
@@ -271,7 +228,7 @@ class Streams(_Section):
     )
 
 
-class Mesh(_Section):
+class Mesh(Section):
     """How nodes find each other, see who is alive, and keep strangers out."""
 
     profile: Literal["auto", "local", "lan", "wan"] = Field(
@@ -317,7 +274,7 @@ class Mesh(_Section):
             ) from error
 
 
-class Settings(_Section):
+class Settings(Section):
     """Everything that one node is told. Made by ``load_settings``; never changed."""
 
     region: Label = Field(
@@ -382,6 +339,7 @@ class Settings(_Section):
     reconnect: Reconnect = Field(Reconnect(), description="Pauses before redialling.")
     streams: Streams = Field(Streams(), description="Flow control between nodes.")
     mesh: Mesh = Field(Mesh(), description="Finding other nodes, and who is alive.")
+    http: Http = Field(Http(), description="The HTTP API.")
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
 
@@ -412,7 +370,7 @@ class Settings(_Section):
                 "listen",
                 "mesh.plain_text",
             )
-        if _is_unspecified(host) and not self.advertise:
+        if is_unspecified(host) and not self.advertise:
             raise _contradiction(
                 f"listen is {self.listen}, every address of this machine, and others must be told "
                 "one that they can reach",

@@ -222,13 +222,25 @@ def test_every_setting_is_explained() -> None:
         assert row.value == look_up(Settings(), row.name)
 
 
+@pytest.mark.parametrize("address", ["0.0.0.0:7480", "192.0.2.7:7480", "[::]:7480", "node:7480"])
+def test_http_beyond_the_machine_is_refused_with_what_to_do(address: str) -> None:
+    with pytest.raises(ConfigError, match="127.0.0.1") as caught:
+        load(None, {}, {"http.listen": address})
+    assert "http.listen" in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["", "127.0.0.1:0", "[::1]:7480", "localhost:7480"])
+def test_http_listens_on_loopback(address: str) -> None:
+    assert load(None, {}, {"http.listen": address}).http.listen == address
+
+
 def test_names_end_in_their_unit() -> None:
     for name, value in ((row.name, row.value) for row in explain(Settings())):
         if type(value) is int:
             assert name.endswith(
                 (
                     *("_bytes", "_ms", "_days", "deltas", "siblings", "_per_peer", "members"),
-                    *("transactions", "waiters"),
+                    *("connections", "transactions", "waiters"),
                 )
             ), f"{name} is a number of what?"
 

@@ -1,0 +1,74 @@
+"""The sections of the settings that are about clients: how they reach a node.
+
+Problem: whoever can reach a node's HTTP port can read and write all of its memory. Until
+clients show keys, the only wall is the machine itself.
+
+Rules:
+1. HTTP is off unless it is asked for, and listens on loopback only; anything else is
+   refused, with what to do instead.
+2. What a client could let grow or wait is bounded by a setting: connections, and how long
+   a request may take to arrive.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from pydantic import AfterValidator as After
+from pydantic import Field
+
+from crdtmem.settings_parts import Section, is_loopback, parse_address
+
+__all__ = ["Http"]
+
+_DAY_MS: Final = 24 * 3_600_000
+
+
+def _check_http_listen(text: str) -> str:
+    if text:
+        host, _ = parse_address(text, lowest_port=0)
+        if not is_loopback(host):
+            raise ValueError(
+                f"{text!r} can be reached from other machines, and clients show no keys yet; "
+                "listen on 127.0.0.1, [::1] or localhost, and put a proxy that knows its users "
+                "in front of it"
+            )
+    return text
+
+
+class Http(Section):
+    """The HTTP API: where it listens, and what one client may take of it."""
+
+    listen: Annotated[str, After(_check_http_listen)] = Field(
+        "",
+        description="HOST:PORT of the HTTP API, on loopback only; port 0 takes any that is free. "
+        "Empty: no HTTP. Whoever can connect to it controls the node.",
+    )
+    connections: int = Field(
+        256,
+        ge=1,
+        le=65_536,
+        description="Most clients connected at once; those beyond it are told to come back. Each "
+        "costs about 50 KiB, and one descriptor.",
+    )
+    receive_ms: int = Field(
+        10_000,
+        ge=100,
+        le=_DAY_MS,
+        description="How long the head of a request may take to arrive, and then its body. Less "
+        "frees what slow or silent clients hold sooner; more suits bad links.",
+    )
+    stalled_ms: int = Field(
+        30_000,
+        ge=100,
+        le=_DAY_MS,
+        description="How long a client may leave its answer unread before it is cut off. An "
+        "answer that nobody takes is memory held.",
+    )
+    idle_ms: int = Field(
+        75_000,
+        ge=100,
+        le=_DAY_MS,
+        description="How long a connection may rest between two requests. More spares clients "
+        "reconnecting; a proxy before the node should rest less than this.",
+    )
