@@ -5,6 +5,7 @@ implementations of one verb would be three sets of permissions, limits and mista
 
 Idea: a handler sees a question's body and a ``Request``, which it answers as one answers
 a future, now or later, whole or in parts. How the answer travels is the face's business.
+What can be answered at once may be a ``Quick`` besides, which costs a face no request.
 
 Invariants: a request is answered once; a handler may raise ``CrdtmemError`` at once
 instead of answering; answers of a client that is gone go nowhere and cost nothing.
@@ -13,9 +14,9 @@ instead of answering; answers of a client that is gone go nowhere and cost nothi
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
-__all__ = ["Handler", "Request"]
+__all__ = ["LATER", "Handler", "Quick", "Request"]
 
 
 class Request(Protocol):
@@ -41,3 +42,9 @@ class Request(Protocol):
 
 Handler = Callable[[Request, Any], None]
 """Answers a request, at once or later; may raise ``CrdtmemError`` at once."""
+
+Quick = Callable[[Any], Any]
+"""Answers a body at once, or returns ``LATER``: its verb's handler then takes the request."""
+
+LATER: Final = object()
+"""What a ``Quick`` returns for a question that it cannot answer without waiting."""

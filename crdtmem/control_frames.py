@@ -8,7 +8,8 @@ frame holds a *batch* of messages, so that a pipelining client pays for framing
 and decoding once per turn of its event loop. A message is ``[id, kind, body]``:
 for requests the kind is a verb (text), for answers one of ``RESULT``, ``ERROR``
 and ``EVENT`` (more follow). Dots are wider than MessagePack's integers, so
-integers beyond 64 bits travel as extension 1.
+integers beyond 64 bits travel as extension 1. A WebSocket's binary messages are
+payloads of frames: they have a length already.
 
 The first message of a connection is ``[id, "hello", [MAGIC, version]]``: bytes
 of another protocol are refused at their first length already, because
@@ -21,7 +22,8 @@ or ``FrameTooLarge`` and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from struct import Struct
 from typing import Any, Final
 
 import msgpack
@@ -38,9 +40,11 @@ __all__ = [
     "RESULT",
     "FrameDecoder",
     "decode_body",
+    "decode_messages",
     "encode_body",
     "frame",
     "frame_of_messages",
+    "payload_of_messages",
 ]
 
 MAGIC: Final = "crdtmem-control"
@@ -57,6 +61,9 @@ ANSWER_BYTES: Final = 64 * 1024 * 1024
 """Largest frame that a client accepts from its node: one answer may hold a whole document."""
 
 _LENGTH_BYTES: Final = 4
+_ID_LIMIT: Final = 1 << 63
+_length_at: Final = Struct(">I").unpack_from
+_PACKER: Final = msgpack.Packer()
 _WIDE: Final = 1
 _WIDE_BYTES: Final = 17
 
@@ -76,6 +83,15 @@ def _decode_other(code: int, data: bytes) -> int:
 
 def encode_body(body: object) -> bytes:
     """Encode one value; raises ``InvalidValue`` for what cannot cross the socket."""
+    try:
+        packed: bytes = _PACKER.pack(body)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return _encode_carefully(body)
+    return packed
+
+
+def _encode_carefully(body: object) -> bytes:
+    """Encode what may hold integers of more than 64 bits, or what cannot be encoded at all."""
     try:
         packed: bytes = msgpack.packb(body, default=_encode_other)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -104,20 +120,43 @@ def decode_body(data: bytes | memoryview) -> Any:
         ) from error
 
 
+def decode_messages(payload: bytes) -> tuple[tuple[int, Any, Any], ...]:
+    """Decode a frame's payload into its messages; raises ``MalformedFrame``."""
+    batch = decode_body(payload)
+    if type(batch) is not tuple or not 0 < len(batch) <= MESSAGES_PER_FRAME:
+        raise MalformedFrame(
+            f"a frame holds 1 to {MESSAGES_PER_FRAME} messages in an array",
+            hint="is this a client of crdtmem?",
+        )
+    for message in batch:
+        if (
+            type(message) is not tuple
+            or len(message) != 3
+            or type(message[0]) is not int
+            or not 0 <= message[0] < _ID_LIMIT
+        ):
+            raise MalformedFrame(
+                "a message is an array of id, kind and body",
+                hint="is this a client of crdtmem?",
+            )
+    return batch
+
+
 def frame(payload: bytes) -> bytes:
     """Return an encoded value with its length before it."""
     return len(payload).to_bytes(_LENGTH_BYTES, "big") + payload
 
 
+def payload_of_messages(messages: Sequence[bytes]) -> bytes:
+    """Return the payload of one frame that holds several already encoded messages."""
+    count = len(messages)
+    head = bytes((0x90 | count,)) if count < 16 else b"\xdc" + count.to_bytes(2, "big")
+    return b"".join((head, *messages))
+
+
 def frame_of_messages(messages: Iterable[bytes]) -> bytes:
     """Return one frame that holds several already encoded messages."""
-    listed = list(messages)
-    count = len(listed)
-    if count < 16:
-        head = bytes((0x90 | count,))
-    else:
-        head = b"\xdc" + count.to_bytes(2, "big")
-    return frame(b"".join((head, *listed)))
+    return frame(payload_of_messages(list(messages)))
 
 
 class FrameDecoder:
@@ -130,7 +169,8 @@ class FrameDecoder:
     __slots__ = ("_buffer", "_limit_bytes", "_position")
 
     def __init__(self, limit_bytes: int) -> None:
-        self._buffer = bytearray()
+        # What was read last, as it came, while frames end where reads do; else gathered bytes.
+        self._buffer: bytes | bytearray = b""
         self._position = 0
         self._limit_bytes = limit_bytes
 
@@ -141,10 +181,15 @@ class FrameDecoder:
 
     def feed(self, data: bytes) -> None:
         """Add bytes that arrived."""
-        if self._position:
-            del self._buffer[: self._position]
-            self._position = 0
-        self._buffer += data
+        if self._position == len(self._buffer):
+            self._buffer = data
+        else:
+            if type(self._buffer) is bytearray:
+                del self._buffer[: self._position]
+            else:
+                self._buffer = bytearray(memoryview(self._buffer)[self._position :])
+            self._buffer += data
+        self._position = 0
 
     def next_frame(self) -> tuple[int, tuple[Any, ...]] | None:
         """Return the next complete frame's size in bytes and its messages, if there is one.
@@ -152,35 +197,22 @@ class FrameDecoder:
         Raises ``FrameTooLarge`` or ``MalformedFrame``; the stream is then of no
         further use.
         """
-        payload = self._next_payload()
-        if payload is None:
-            return None
-        batch = decode_body(payload)
-        if type(batch) is not tuple or not 0 < len(batch) <= MESSAGES_PER_FRAME:
-            raise MalformedFrame(
-                f"a frame holds 1 to {MESSAGES_PER_FRAME} messages in an array",
-                hint="is this a client of crdtmem?",
-            )
-        for message in batch:
-            if type(message) is not tuple or len(message) != 3 or type(message[0]) is not int:
-                raise MalformedFrame(
-                    "a message is an array of id, kind and body",
-                    hint="is this a client of crdtmem?",
-                )
-        return len(payload), batch
+        payload = self.next_payload()
+        return None if payload is None else (len(payload), decode_messages(payload))
 
-    def _next_payload(self) -> bytes | None:
-        start = self._position
-        if len(self._buffer) - start < _LENGTH_BYTES:
+    def next_payload(self) -> bytes | None:
+        """Return the next complete frame's payload, if there is one; raises ``FrameTooLarge``."""
+        buffer, start = self._buffer, self._position + _LENGTH_BYTES
+        if len(buffer) < start:
             return None
-        length = int.from_bytes(self._buffer[start : start + _LENGTH_BYTES], "big")
+        (length,) = _length_at(buffer, self._position)
         if length > self._limit_bytes:
             raise FrameTooLarge(
                 f"a frame of {length} bytes, the limit is {self._limit_bytes}",
                 hint="split the transaction; or this is not the control protocol",
             )
-        end = start + _LENGTH_BYTES + length
-        if len(self._buffer) < end:
+        end = start + length
+        if len(buffer) < end:
             return None
         self._position = end
-        return bytes(self._buffer[start + _LENGTH_BYTES : end])
+        return bytes(buffer[start:end])

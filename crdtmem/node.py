@@ -31,6 +31,7 @@ from typing import Any, Final
 
 from crdtmem.checkpointing import Checkpointer
 from crdtmem.control import ControlServer
+from crdtmem.control_connection import ControlService
 from crdtmem.control_path import SocketPath, control_path
 from crdtmem.engine import NodeInfo
 from crdtmem.keys import ring_path, settle_ring
@@ -43,7 +44,7 @@ from crdtmem.runtime import Runtime
 from crdtmem.settings import Settings
 from crdtmem.store import open_store
 from crdtmem.sync_host import SyncConfig
-from crdtmem.verbs import memory_verbs
+from crdtmem.verbs import memory_verbs, quick_verbs
 from crdtmem.wall import now_us
 
 __all__ = ["Node", "node_info", "run_node"]
@@ -69,14 +70,15 @@ class Node:
         memory.services.before_restart.append(self.peers.pause)
         memory.services.after_restart.append(self.peers.resume)
         memory.services.after_restart.append(self.meshing.restart)
-        self.control = ControlServer(
-            SocketPath(control_path(settings)),
+        self.service = ControlService(
             {**memory_verbs(memory), **node_verbs(self)},
             greeting=self.greeting,
             frame_bytes=settings.limits.frame_bytes,
+            quick=quick_verbs(memory),
         )
+        self.control = ControlServer(SocketPath(control_path(settings)), self.service)
         # Clients connect again, and are told the new replica id.
-        memory.services.after_restart.append(self.control.end_connections)
+        memory.services.after_restart.append(self.service.end_connections)
 
     @classmethod
     async def start(cls, settings: Settings, *, found: bool = False, tune_gc: bool = True) -> Node:

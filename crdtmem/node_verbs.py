@@ -271,7 +271,7 @@ async def node_status(node: Node) -> dict[str, Any]:
             for alarm in list(runtime.alarms)[-_ALARMS_SHOWN:]
         ],
         "queues": {**replica.queues(), "subscriptions": len(runtime.subscriptions)},
-        "clients": len(node.control.connections),
+        "clients": len(node.service.connections),
         "store": {"url": settings.store, "size_bytes": None},
     }
     if runtime.broken is None:

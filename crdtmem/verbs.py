@@ -16,6 +16,8 @@ verb        body                                          answer
 =========== ============================================= ======================
 commit      options, transaction                          the outcome
 read        space, datatype, key, at_least, timeout_ms    a reading
+get         space, list of keys                           a list of values
+get         space, keys, at_least, timeout_ms             a list of values
 keys        space, datatype                               events: lists of keys
 spaces      nil                                           a list of names
 conflicts   space or nil                                  events: lists of them
@@ -26,7 +28,9 @@ export      space or nil                                  events: lists of recor
 =========== ============================================= ======================
 
 ``options``, ``transaction`` and so on are as in ``operations``; ``subscribe``
-sends an empty list when it has begun to listen.
+sends an empty list when it has begun to listen. ``get`` reads registers, as
+``Memory.reader`` does: what holds nothing is nil. It is the quick read: its answer
+costs a dictionary lookup per key.
 """
 
 from __future__ import annotations
@@ -35,11 +39,13 @@ import asyncio
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from crdtmem.asking import Handler, Request
+from crdtmem.asking import LATER, Handler, Quick, Request
 from crdtmem.batch import SpaceName
+from crdtmem.causality import Context
 from crdtmem.changes import changes_of
+from crdtmem.control_frames import ANSWER_BYTES, encode_body
 from crdtmem.crdt import DATATYPES_BY_CODE
-from crdtmem.errors import NotCovered
+from crdtmem.errors import LimitExceeded, NotCovered
 from crdtmem.exporting import export_records
 from crdtmem.memory import Memory, too_slow
 from crdtmem.operations import (
@@ -54,15 +60,20 @@ from crdtmem.operations import (
     encode_reading,
     require,
 )
+from crdtmem.read_side import REGISTER
 from crdtmem.wall import now_us
 
-__all__ = ["fields", "memory_verbs", "optional_space"]
+__all__ = ["fields", "memory_verbs", "optional_space", "quick_verbs"]
 
 _KEYS_PER_EVENT: Final = 5_000
 _CHANGES_PER_EVENT: Final = 1_000
 _CONFLICTS_PER_EVENT: Final = 100
 _RECORDS_PER_EVENT: Final = 500
 _LONGEST_FEED: Final = 100_000
+_TEXT: Final = {str}
+_KEYS_PER_GET: Final = 10_000
+_KEYS_UNMEASURED: Final = 64
+"""So many values, each at its limit, are an answer that is not too large."""
 
 
 def fields(body: Any, count: int, verb: str) -> tuple[Any, ...]:
@@ -86,12 +97,25 @@ def _datatype(code: Any) -> int:
     return int(code)
 
 
+def _check_size(values: list[Any], *, step: int) -> None:
+    """Raise ``LimitExceeded`` for an answer that would be too large, before it is made."""
+    size = 0
+    for start in range(0, len(values), step):
+        size += len(encode_body(values[start : start + step]))
+        if size > ANSWER_BYTES:
+            raise LimitExceeded(
+                f"the values of these keys take over {ANSWER_BYTES} bytes",
+                hint="ask for fewer keys at once",
+            )
+
+
 def memory_verbs(memory: Memory) -> Mapping[str, Handler]:
     """Return the handlers that a memory alone can serve, by verb."""
     verbs = _MemoryVerbs(memory)
     return {
         "commit": verbs.commit,
         "read": verbs.read,
+        "get": verbs.get,
         "keys": verbs.keys,
         "spaces": verbs.spaces,
         "conflicts": verbs.conflicts,
@@ -100,6 +124,11 @@ def memory_verbs(memory: Memory) -> Mapping[str, Handler]:
         "subscribe": verbs.subscribe,
         "export": verbs.export,
     }
+
+
+def quick_verbs(memory: Memory) -> Mapping[str, Quick]:
+    """Return what answers some of the verbs at once, where that is possible."""
+    return {"get": _MemoryVerbs(memory).get_now}
 
 
 class _MemoryVerbs:
@@ -134,6 +163,62 @@ class _MemoryVerbs:
                 name, code, key, at_least=context, timeout_ms=_milliseconds(timeout_ms)
             )
         )
+
+    def get(self, request: Request, body: Any) -> None:
+        values = self.get_now(body)
+        if values is not LATER:
+            request.set_result(values)
+            return
+        space, keys, at_least, timeout_ms = body
+        context = decode_context(at_least)
+        assert context is not None
+        request.run(self._get_later(space, keys, context, _milliseconds(timeout_ms)))
+
+    async def _get_later(
+        self, space: SpaceName, keys: tuple[str, ...], context: Context, timeout_ms: int
+    ) -> list[Any]:
+        await self._memory.wait_for(context, timeout_ms=timeout_ms)
+        return self._values(space, keys)
+
+    def get_now(self, body: Any) -> Any:
+        """Answer ``get``, or ``LATER`` where ``at_least`` has not been joined."""
+        if type(body) is tuple and len(body) == 2:
+            return self._values(*body)
+        space, keys, at_least, timeout_ms = fields(body, 4, "get")
+        _milliseconds(timeout_ms)
+        context = decode_context(at_least)
+        vector = self._memory.engine.replica.state.vector
+        if context is None or vector.dominates(context.vector):
+            return self._values(space, keys)
+        return LATER
+
+    def _values(self, space: Any, keys: Any) -> list[Any]:
+        """Return the registers' values, frozen: to be encoded at once."""
+        if type(space) is not tuple or set(map(type, space)) != _TEXT:
+            decode_space(space)
+        if type(keys) is not tuple or set(map(type, keys)) != _TEXT or len(keys) > _KEYS_PER_GET:
+            require(keys == (), f"a list of up to {_KEYS_PER_GET} keys")
+        replica = self._memory.engine.replica
+        table = replica.state.find(space, REGISTER)
+        if table is None:
+            decode_space(space)
+            return [None] * len(keys)
+        slot_of = table.slots.get
+        plain = True
+        values: list[Any] = []
+        push = values.append
+        for key in keys:
+            slot = slot_of(key)
+            if slot is None:
+                push(None)
+            elif type(slot) is tuple and slot[2].expires_at_us is None:
+                push(slot[1])
+            else:
+                plain = False
+                push(replica.peek(space, key, now_us()))
+        if not plain or len(values) > _KEYS_UNMEASURED:
+            _check_size(values, step=_KEYS_UNMEASURED if plain else 1)
+        return values
 
     def keys(self, request: Request, body: Any) -> None:
         space, datatype = fields(body, 2, "keys")

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from crdtmem.client import connect
-from crdtmem.control import IN_FLIGHT_REQUESTS
+from crdtmem.control_connection import IN_FLIGHT_REQUESTS
 from crdtmem.control_frames import (
     CONTROL_VERSION,
     ERROR,
