@@ -1,4 +1,4 @@
-"""Benchmarks: ``python -m tests.bench kernel|simulator|gossip [--json] [--quick] [--rounds N]``.
+"""Benchmarks: ``python -m tests.bench kernel|simulator|gossip|fleet [--json] [--quick]``.
 
 Exits with 1 when a row that has a target misses it.
 """
@@ -26,6 +26,10 @@ def measure(given: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
 
         rounds = gossip.Plan.quick() if given.quick else gossip.Plan()
         return gossip.run(replace(rounds, plot=given.plot))
+    if given.suite == "fleet":
+        from tests.bench import fleet
+
+        return fleet.run(fleet.Plan.quick() if given.quick else fleet.Plan())
     from tests.bench import kernel
 
     plan = kernel.Plan(directory=given.directory)
@@ -37,7 +41,7 @@ def measure(given: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
 def main() -> int:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("suite", choices=["kernel", "simulator", "gossip"])
+    parser.add_argument("suite", choices=["kernel", "simulator", "gossip", "fleet"])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="small sizes, one round")
     parser.add_argument("--rounds", type=int, default=None, help="rounds per figure (5, or 3)")
