@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from crdtmem.effects import Alarm, Effect
+from crdtmem.effects import Alarm, Effect, Retire
 from crdtmem.engine import Engine
 from crdtmem.errors import CrdtmemError
 from crdtmem.executor import Done, Executor
@@ -111,4 +111,6 @@ class VirtualExecutor(Executor):
             if machine.dies_after_effects == 0:
                 raise Crashed
             machine.dies_after_effects -= 1
+        if type(effect) is Retire:
+            machine.world.gave_up(machine, effect.cuts)
         super().carry_out(effect)

@@ -15,7 +15,7 @@ the nodes in it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -73,6 +73,9 @@ class Watcher:
 
     def alarmed(self, machine: Machine, alarm: Alarm) -> None:
         """A node raised an alarm."""
+
+    def gave_up(self, machine: Machine, cuts: Mapping[int, int]) -> None:
+        """A node gives its id up; what lies beyond the cuts it will set aside."""
 
     def harmed(self, machine: Machine, what: str) -> None:
         """What was durable on a machine's disk was damaged, lost, or put back to what it was.
@@ -240,6 +243,11 @@ class World:
         self.trace.note(self.kernel.now_us, "alarm", machine.name, alarm.name)
         for watcher in self.watchers:
             watcher.alarmed(machine, alarm)
+
+    def gave_up(self, machine: Machine, cuts: Mapping[int, int]) -> None:
+        """Tell the watchers."""
+        for watcher in self.watchers:
+            watcher.gave_up(machine, cuts)
 
     def harmed(self, machine: Machine, what: str) -> None:
         """Tell the watchers, and the trace."""

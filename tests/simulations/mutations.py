@@ -57,10 +57,12 @@ _ALL: Final = (
     _plant(store.recovers_without_the_last_batch, "crashes", "recovery", seed=1),
     _plant(store.recovers_without_the_checkpoint, "crashes", "oracle", seed=1),
     _plant(store.checkpoint_position_noted_at_the_end, "crashes", "recovery", seed=1),
+    _plant(store.checkpoint_beside_a_flight, "checkpoints", "recovery", seed=5),
     _plant(store.cuts_the_log_above_the_checkpoint, "transfers", "recovery", seed=3),
     _plant(store.continues_its_id_after_a_torn_tail, "disks", "recovery", seed=3),
     _plant(store.continues_its_id_after_a_restore, "identities", "identities", seed=1),
     _plant(store.ignores_another_history_of_its_id, "copies", "liveness", seed=1),
+    _plant(store.ignores_the_quarantine, "given_up", "recovery", seed=1),
     _plant(store.forgets_the_verdict, "evictions", "identities", seed=1),
     # ---------------------------------------------------------------- sync
     _plant(sync.acknowledges_what_is_not_durable, "disks", "durability", seed=3),

@@ -193,6 +193,18 @@ WORLDS: Final[dict[str, Callable[[int], Plan]]] = {
         3,
         config={**_CUT_LOGS, "sync.chunk_entries": 3, "sync.turn_bytes": 500},
     ),
+    # Operators ask for checkpoints, of slow disks under which a flight is nearly always out; each
+    # member writes so seldom that a crash comes before its next batch would hide a lost one.
+    "checkpoints": Recipe(
+        ("registers",),
+        ("absence", "crash", "crash"),
+        15,
+        machines=5,
+        rate_per_s=5.0,
+        safety_s=16.0,
+        fixed={"for_us": 1_000_000},
+        config={"sync_us": 50_000},
+    ),
     "identities": Recipe(("registers", "counters"), ("restored_backup", "clone", "lost_tail"), 3),
     "evictions": Recipe(("registers", "sets"), ("evict", "join", "evict"), 3, machines=5),
     "copies": Recipe(

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from crdtmem import checkpointing, recovery, services, sync_greeting
+from crdtmem.executor import Executor
 from crdtmem.store import memory
 from crdtmem.store.base import KIND_BATCH, LogRecord
 from crdtmem.store.continuity import FRESH, BootState, Verdict
@@ -18,6 +19,7 @@ from crdtmem.store.memory import MemoryStore
 from tests.simulations.planted.vocabulary import Patches
 
 __all__ = [
+    "checkpoint_beside_a_flight",
     "checkpoint_position_noted_at_the_end",
     "continues_its_id_after_a_restore",
     "continues_its_id_after_a_torn_tail",
@@ -25,6 +27,7 @@ __all__ = [
     "every_other_fsync_is_skipped",
     "forgets_the_verdict",
     "ignores_another_history_of_its_id",
+    "ignores_the_quarantine",
     "recovers_without_the_checkpoint",
     "recovers_without_the_last_batch",
 ]
@@ -76,6 +79,20 @@ def recovers_without_the_checkpoint(patches: Patches) -> None:
     load_chunk = patches.replace(recovery, "load_chunk", late)
 
 
+def checkpoint_beside_a_flight(patches: Patches) -> None:
+    """A checkpoint begins while a flight is out, which lies below its position, and not in it."""
+    grant = Executor._grant
+
+    def at_once(self: Executor) -> None:
+        flying, self._flying = self._flying, False
+        try:
+            grant(self)
+        finally:
+            self._flying = flying
+
+    patches.replace(Executor, "_grant", at_once)
+
+
 def checkpoint_position_noted_at_the_end(patches: Patches) -> None:
     """A checkpoint claims the log up to where it ended, and carries nothing of what it claims."""
     patches.replace(checkpointing, "_carry", lambda store, writer, after, through: through)
@@ -123,6 +140,11 @@ def ignores_another_history_of_its_id(patches: Patches) -> None:
     """A peer that holds another history of an id is not listened to, whoever's id it is."""
     patches.replace(sync_greeting, "_forked", lambda host, hello: (None, []))
     patches.replace(sync_greeting, "_is_lesser_copy", lambda mine, theirs: False)
+
+
+def ignores_the_quarantine(patches: Patches) -> None:
+    """An id that is given up leaves what lies beyond its cuts in the log, to be joined again."""
+    patches.replace(recovery, "set_aside", lambda store, retirement: None)
 
 
 def forgets_the_verdict(patches: Patches) -> None:
