@@ -354,9 +354,12 @@ class Connection:
         """Run a request's coroutine until it ends, or the client leaves."""
         task = asyncio.get_running_loop().create_task(_carry_out(request, work))
         self._tasks[request.id] = task
-        task.add_done_callback(lambda done: self._task_ended(request, done))
+        task.add_done_callback(lambda done: self._task_ended(request, work, done))
 
-    def _task_ended(self, request: ControlRequest, task: asyncio.Task[None]) -> None:
+    def _task_ended(
+        self, request: ControlRequest, work: Coroutine[Any, Any, Any], task: asyncio.Task[None]
+    ) -> None:
+        work.close()  # It has ended, unless it was cancelled before it began.
         if self._tasks.get(request.id) is task:
             del self._tasks[request.id]
         if task.cancelled():

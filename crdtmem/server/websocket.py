@@ -1,0 +1,176 @@
+"""The control protocol over a WebSocket: for clients that speak HTTP, in any language.
+
+Problem: a Unix socket is out of reach for a browser, another container or another language's
+library; yet what goes on over it must be one implementation, with the same bounds.
+
+Idea: a WebSocket cuts its stream into messages already, so each binary message, in either
+direction, is the payload of one frame (see ``control_frames``): an array of messages, without
+the length before it. A ``Connection`` does the rest, as on the Unix socket.
+
+A page in a browser may open a WebSocket to any address, this machine's included, whatever page
+it is. So a request that names an ``Origin`` must come from a page of this machine.
+
+Invariants: at most two frames, and ``UNREAD_BYTES`` of answers and one more, are kept for a
+client; a message that is text or too large ends the connection; no compression, whose ratio
+is in the sender's hands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from ipaddress import ip_address
+from typing import Final
+from urllib.parse import urlsplit
+
+from aiohttp import ClientError, WSCloseCode, WSMsgType, web
+
+from crdtmem.control_connection import UNREAD_BYTES, Connection, ControlService
+from crdtmem.errors import MalformedFrame
+
+__all__ = ["socket_handler"]
+
+_FAREWELL_S: Final = 2.0
+"""How long a client may take to agree to the end."""
+
+
+def socket_handler(
+    service: ControlService,
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """Return the handler of ``GET /v1/socket``: it serves one client until that leaves."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        origin = request.headers.get("Origin")
+        if origin is not None and not _is_local(origin):
+            raise web.HTTPForbidden(text=f"a page of {origin!r:.200} may not use this node")
+        # A byte more than is allowed: what reaches this bound is refused.
+        socket = web.WebSocketResponse(
+            max_msg_size=service.frame_bytes + 1, compress=False, timeout=_FAREWELL_S
+        )
+        await socket.prepare(request)
+        await _WebSocketCarrier(service, request, socket).serve()
+        return socket
+
+    return handle
+
+
+def _is_local(origin: str) -> bool:
+    """Tell whether a page was served by this machine."""
+    try:
+        host = urlsplit(origin).hostname or ""
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class _WebSocketCarrier:
+    """Carries one client's payloads over a WebSocket: see ``Carrier``."""
+
+    def __init__(
+        self, service: ControlService, request: web.Request, socket: web.WebSocketResponse
+    ) -> None:
+        self._request = request
+        self._socket = socket
+        self._received: bytes | None = None
+        self._readable = asyncio.Event()
+        self._readable.set()
+        self._unsent: deque[bytes] = deque()
+        self._unsent_bytes = 0
+        self._congested = False
+        self._something_to_do = asyncio.Event()
+        self._closing = False
+        self._connection = Connection(service, self)
+
+    async def serve(self) -> None:
+        """Carry payloads until either side ends."""
+        reader = asyncio.create_task(self._read_all())
+        writer = asyncio.create_task(self._write_all())
+        self._connection.made()
+        try:
+            done, _ = await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+            if self._closing and not reader.done():
+                # Nobody may be receiving while the two sides say farewell.
+                reader.cancel()
+                await asyncio.wait({reader})
+                await self._socket.close(code=WSCloseCode.GOING_AWAY)
+        finally:
+            reader.cancel()
+            writer.cancel()
+            self._connection.ended()
+            await asyncio.wait({reader, writer})
+
+    async def _read_all(self) -> None:
+        """Hand on what comes, as far as there is room; returns when the client has left."""
+        while True:
+            message = await self._socket.receive()
+            if message.type is WSMsgType.BINARY:
+                # One message more is taken than there is room for: it may be the last one.
+                await self._readable.wait()
+                self._received = message.data
+                self._connection.received()
+            elif message.type is WSMsgType.TEXT:
+                self._connection.refuse(
+                    MalformedFrame(
+                        "the control protocol has no text messages", hint="send binary ones"
+                    )
+                )
+            else:
+                return
+
+    async def _write_all(self) -> None:
+        """Send what is to be sent, as fast as it is read; returns when asked to close."""
+        while True:
+            while self._unsent:
+                payload = self._unsent.popleft()
+                try:
+                    await self._socket.send_bytes(payload)
+                except (ClientError, ConnectionError):
+                    return  # The client is gone.
+                self._unsent_bytes -= len(payload)
+                if self._congested and self._unsent_bytes <= UNREAD_BYTES // 4:
+                    self._congested = False
+                    self._connection.resume_writing()
+            if self._closing:
+                return
+            self._something_to_do.clear()
+            await self._something_to_do.wait()
+
+    # ------------------------------------------------------------------ the connection's side
+
+    def next_payload(self) -> bytes | None:
+        """Return the message that has come, once."""
+        payload, self._received = self._received, None
+        return payload
+
+    def write(self, payload: bytes) -> None:
+        """Send a payload when the client has read those before it."""
+        self._unsent.append(payload)
+        self._unsent_bytes += len(payload)
+        self._something_to_do.set()
+        if self._unsent_bytes > UNREAD_BYTES and not self._congested:
+            self._congested = True
+            self._connection.pause_writing()
+
+    def pause_reading(self) -> None:
+        """Take no more messages; those that come wait in the kernel."""
+        self._readable.clear()
+
+    def resume_reading(self) -> None:
+        """Take messages again."""
+        self._readable.set()
+
+    def close(self) -> None:
+        """End once everything has been sent."""
+        self._closing = True
+        self._readable.set()
+        self._something_to_do.set()
+
+    def abort(self) -> None:
+        """End at once."""
+        self.close()
+        transport = self._request.transport
+        if transport is not None:
+            transport.abort()
