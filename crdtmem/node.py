@@ -26,8 +26,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
 
 from crdtmem.checkpointing import Checkpointer
 from crdtmem.control import ControlServer
@@ -47,10 +47,38 @@ from crdtmem.sync_host import SyncConfig
 from crdtmem.verbs import memory_verbs, quick_verbs
 from crdtmem.wall import now_us
 
-__all__ = ["Node", "node_info", "run_node"]
+__all__ = ["Face", "Node", "node_info", "run_node"]
 
 _log = logging.getLogger("crdtmem.node")
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+class Face(Protocol):
+    """A further way in beside the control socket, such as HTTP, handed in by whoever composes.
+
+    It asks the verbs of ``Node.service``, has its part in the order of starting and stopping,
+    and ``url`` is told in the readiness line under ``name``.
+    """
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+
+    @property
+    def url(self) -> str:
+        """Where it is reached, once it has been started."""
+
+    async def start(self) -> None:
+        """Listen. Raises ``ConfigError``."""
+
+    def stop_accepting(self) -> None:
+        """Accept no more clients; those that are connected stay."""
+
+    def end_connections(self) -> None:
+        """End what streams: clients come back, and are told the new replica id."""
+
+    async def close(self) -> None:
+        """Answer what can be answered, and end every connection. Idempotent."""
 
 
 class Node:
@@ -79,12 +107,21 @@ class Node:
         self.control = ControlServer(SocketPath(control_path(settings)), self.service)
         # Clients connect again, and are told the new replica id.
         memory.services.after_restart.append(self.service.end_connections)
+        self.faces: list[Face] = []
 
     @classmethod
-    async def start(cls, settings: Settings, *, found: bool = False, tune_gc: bool = True) -> Node:
+    async def start(
+        cls,
+        settings: Settings,
+        *,
+        found: bool = False,
+        tune_gc: bool = True,
+        faces: Sequence[Callable[[Node], Face]] = (),
+    ) -> Node:
         """Open the store, recover, and serve. Raises ``StoreError``s and ``ConfigError``.
 
         ``found`` founds a cluster anew of what the store holds: see ``Engine.start``.
+        ``faces`` make the further ways in: they lie above, and are handed in.
         """
         store = open_store(settings.store)
         try:
@@ -108,7 +145,11 @@ class Node:
         runtime.linger_us = int(settings.group_commit.linger_ms * 1_000)
         node = cls(settings, Memory(runtime))
         try:
+            for make in faces:
+                node.add_face(make(node))
             await node.control.start()
+            for face in node.faces:
+                await face.start()
             await node.meshing.open()
             node.peers.start()
             node.meshing.start()
@@ -123,12 +164,21 @@ class Node:
         """End cleanly. Idempotent."""
         self.stopping.set()
         self.control.stop_accepting()
+        for face in self.faces:
+            face.stop_accepting()
         self.peers.stop_accepting()
         self.meshing.stop_looking()
         await self.runtime.close()
         await self.meshing.close(leave=True)
         await self.control.close()
+        for face in self.faces:
+            await face.close()
         await self.peers.close()
+
+    def add_face(self, face: Face) -> None:
+        """Take on a further way in, not started yet."""
+        self.faces.append(face)
+        self.memory.services.after_restart.append(face.end_connections)
 
     def _say_how_it_speaks(self) -> None:
         """Say at the start what an operator must know about the key ring, or the lack of one."""
@@ -159,6 +209,7 @@ class Node:
             "replica": f"{self.memory.replica_id:016x}",
             "listen": self.peers.address,
             "control": f"unix://{self.control.path}",
+            **{face.name: face.url for face in self.faces},
             "pid": os.getpid(),
         }
 
@@ -177,9 +228,13 @@ def node_info(settings: Settings) -> NodeInfo:
 
 
 async def _run(
-    settings: Settings, announce: Callable[[dict[str, Any]], None], *, found: bool
+    settings: Settings,
+    announce: Callable[[dict[str, Any]], None],
+    *,
+    found: bool,
+    faces: Sequence[Callable[[Node], Face]],
 ) -> None:
-    node = await Node.start(settings, found=found)
+    node = await Node.start(settings, found=found, faces=faces)
     loop = asyncio.get_running_loop()
     for number in _STOP_SIGNALS:
         loop.add_signal_handler(number, node.stopping.set)
@@ -193,11 +248,17 @@ async def _run(
         raise node.runtime.defect
 
 
-def run_node(settings: Settings, *, as_json: bool = False, found: bool = False) -> None:
+def run_node(
+    settings: Settings,
+    *,
+    as_json: bool = False,
+    found: bool = False,
+    faces: Sequence[Callable[[Node], Face]] = (),
+) -> None:
     """Run a node until SIGTERM, SIGINT or the ``stop`` verb; prints when it is ready.
 
-    The line is ``ready region=… replica=… listen=… control=… pid=…``, or one JSON
-    object. Raises ``StoreError``s and ``ConfigError`` when it cannot start, and ``Defect``
+    The line is ``ready region=… replica=… listen=… control=… pid=…`` and each face's url, or
+    one JSON object. Raises ``StoreError``s and ``ConfigError`` when it cannot start, and ``Defect``
     when the node stopped itself: the command line then exits with 7.
     """
 
@@ -210,7 +271,7 @@ def run_node(settings: Settings, *, as_json: bool = False, found: bool = False) 
         sys.stdout.flush()
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_run(settings, announce, found=found))
+        runner.run(_run(settings, announce, found=found, faces=faces))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

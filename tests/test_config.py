@@ -224,7 +224,7 @@ def test_every_setting_is_explained() -> None:
 
 @pytest.mark.parametrize("address", ["0.0.0.0:7480", "192.0.2.7:7480", "[::]:7480", "node:7480"])
 def test_http_beyond_the_machine_is_refused_with_what_to_do(address: str) -> None:
-    with pytest.raises(ConfigError, match="127.0.0.1") as caught:
+    with pytest.raises(ConfigError, match=r"127\.0\.0\.1") as caught:
         load(None, {}, {"http.listen": address})
     assert "http.listen" in str(caught.value)
 

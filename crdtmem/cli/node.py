@@ -25,7 +25,14 @@ __all__ = ["node_command"]
 )
 @click.option("--keyring", "ring", metavar="PATH", help="Key ring of the cluster.")
 @click.option("--peer", "peers", multiple=True, metavar="HOST:PORT", help="A peer; repeatable.")
-@click.option("--control-socket", metavar="PATH", help="Unix socket for clients and commands.")
+@click.option(
+    "--socket",
+    "--control-socket",
+    "control_socket",
+    metavar="PATH",
+    help="Unix socket for clients and commands.",
+)
+@click.option("--http", "http", metavar="HOST:PORT", help="Serve HTTP there; port 0 takes any.")
 @click.option("--log-level", help="debug, info, warning or error.")
 @click.option(
     "--set",
@@ -48,13 +55,15 @@ def node_command(
     peers: tuple[str, ...],
     seeds: tuple[str, ...],
     ring: str | None,
+    http: str | None,
     assigned: tuple[str, ...],
     **flags: Any,
 ) -> None:
     """Run a node until SIGTERM, SIGINT or a client's stop.
 
-    Prints one line when it is ready: region, replica, where it listens for peers and
-    where its control socket is; with --json one object. Logs go to standard error.
+    Prints one line when it is ready: region, replica, where it listens for peers, where
+    its control socket is, and its HTTP API if there is one; with --json one object. Logs go
+    to standard error.
     A second node on the same store or control socket is refused.
 
     A cluster of which nothing is left but backups has no member who could admit the
@@ -70,6 +79,7 @@ def node_command(
     if seeds:
         flags["join"] = ",".join(seeds)
     flags["mesh.keyring"] = ring
+    flags["http.listen"] = http
     for text in assigned:
         name, separator, value = text.partition("=")
         if not separator:
@@ -80,4 +90,10 @@ def node_command(
         level=settings.log_level.upper(),
         format=f"%(asctime)s {settings.region}/{settings.node_name} %(levelname)s %(message)s",
     )
-    run_node(settings, as_json=as_json, found=found)
+    faces: list[Any] = []
+    if settings.http.listen:
+        # Only who serves HTTP pays for importing it.
+        from crdtmem.server import faces_of
+
+        faces += faces_of(settings)
+    run_node(settings, as_json=as_json, found=found, faces=faces)

@@ -1,0 +1,238 @@
+"""The HTTP face of a node: it listens, finds the route of a request, and answers.
+
+Problem: agents in any language should reach a node's memory with what they have, which is
+HTTP; and nothing that arrives there may stop the node, grow it, or get more than a client
+of the control socket gets.
+
+Idea: aiohttp's low-level server parses; a request goes through one function to the handler
+of its route, without a chain of middleware. Handlers ask *verbs*, as every other face does
+(``crdtmem.verbs``): permissions, limits and meaning are theirs.
+
+A request is refused before its route is looked up where it may come from a web page: one of
+another origin, or one whose host's name merely points to this machine. A browser on this
+machine is a way around "loopback only" that has been used against many local services.
+
+Invariants: every answer outside of 2xx is a problem (see ``problems``); an exception that
+is none of ours is logged, and answered with 500 and nothing of its inside; stopping answers
+what is under way and ends streams.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from crdtmem.asking import Handler
+from crdtmem.errors import ConfigError, CrdtmemError, LimitExceeded
+from crdtmem.server.connection import Connection, Connections
+from crdtmem.server.exchange import Exchange
+from crdtmem.server.negotiation import encode
+from crdtmem.server.problems import MEDIA_TYPE, Refusal, problem_of, problem_of_refusal
+from crdtmem.server.routes import ROUTES
+from crdtmem.server.routing import Router
+from crdtmem.settings import Settings
+from crdtmem.settings_parts import is_loopback, parse_address
+
+if TYPE_CHECKING:
+    from crdtmem.node import Node
+
+__all__ = ["HttpFace", "faces_of"]
+
+LINE_BYTES: Final = 64 * 1024
+"""Longest request line: eight labels and a key of 1 KiB each, every byte percent-encoded."""
+
+FIELD_BYTES: Final = 64 * 1024
+"""Longest header: the context of a thousand members."""
+
+HEADERS_MOST: Final = 64
+"""Most headers of a request."""
+
+_LINGER_S: Final = 1.0
+_HOSTS_KEPT: Final = 64
+_log = logging.getLogger("crdtmem.server")
+
+
+class HttpFace:
+    """The HTTP API of one node: see ``crdtmem.node.Face``."""
+
+    name = "http"
+
+    def __init__(self, node: Node) -> None:
+        settings = node.settings.http
+        self.node = node
+        self.handlers: Mapping[str, Handler] = node.service.handlers
+        self.router = Router(ROUTES)
+        self.body_bytes = node.settings.limits.frame_bytes
+        self.receive_s = settings.receive_ms / 1_000
+        self.settings = settings
+        self.closing = asyncio.Event()
+        self.streams: set[asyncio.Task[Any]] = set()
+        self._hosts: set[str] = set()
+        self._connections: Connections | None = None
+        self._server: asyncio.Server | None = None
+        self._port = 0
+
+    # ------------------------------------------------------------------ life
+
+    @property
+    def url(self) -> str:
+        """Where it is reached."""
+        host, _ = parse_address(self.settings.listen, lowest_port=0)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self._port}"
+
+    async def start(self) -> None:
+        """Bind and listen. Raises ``ConfigError`` where that cannot be done."""
+        host, port = parse_address(self.settings.listen, lowest_port=0)
+        settings = self.settings
+        self._connections = Connections(
+            self.handle,
+            most_connections=settings.connections,
+            receive_s=self.receive_s,
+            stalled_s=settings.stalled_ms / 1_000,
+            keepalive_timeout=settings.idle_ms / 1_000,
+            lingering_time=_LINGER_S,
+            access_log=None,
+            auto_decompress=False,
+            max_line_size=LINE_BYTES,
+            max_field_size=FIELD_BYTES,
+            max_headers=HEADERS_MOST,
+        )
+        try:
+            self._server = await asyncio.get_running_loop().create_server(
+                self._connections, host, port, backlog=1_024
+            )
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {settings.listen} for HTTP: {error.strerror or error}",
+                hint="choose another http.listen, or port 0 for any that is free",
+            ) from error
+        self._port = self._server.sockets[0].getsockname()[1]
+        self._connections.sweep()
+
+    def stop_accepting(self) -> None:
+        """Accept no more clients; those that are connected stay."""
+        self.closing.set()
+        if self._server is not None:
+            self._server.close()
+
+    def end_connections(self) -> None:
+        """End the streams; their readers come back, and are told of the new replica."""
+        for task in list(self.streams):
+            task.cancel()
+
+    async def close(self, *, timeout_s: float = 2.0) -> None:
+        """Answer what can be answered, close every connection. Idempotent."""
+        self.stop_accepting()
+        self.end_connections()
+        if self._connections is not None:
+            connections, self._connections = self._connections, None
+            connections.rest()
+            await connections.shutdown(timeout_s)
+        if self._server is not None:
+            await self._server.wait_closed()
+            self._server = None
+
+    # ------------------------------------------------------------------ requests
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request."""
+        connection = request.protocol
+        assert isinstance(connection, Connection)
+        connection.begin()
+        try:
+            return await self._answer(request)
+        except Refusal as refusal:
+            return _problem(*problem_of_refusal(refusal))
+        except CrdtmemError as error:
+            return _problem(*problem_of(error))
+        except RecursionError:
+            return _problem(
+                *problem_of(LimitExceeded("a value nested too deep", hint="flatten it"))
+            )
+        except Exception as error:  # noqa: BLE001 - whatever a request provokes ends with it
+            _log.error("a request failed unexpectedly", exc_info=error)
+            return _problem(
+                *problem_of(CrdtmemError("the node failed to answer", hint="see the node's log"))
+            )
+        finally:
+            connection.finish()
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        self._check_sender(request)
+        target = request.raw_path
+        if not target.startswith("/"):
+            # The absolute form, which a client of a proxy sends.
+            target = request.rel_url.raw_path_qs
+        found = self.router.find(request.method, target)
+        exchange = Exchange(self, request, found)
+        if found.query and found.route.query is None:
+            exchange.no_query()
+        return await found.route.handler(exchange)
+
+    def _check_sender(self, request: web.BaseRequest) -> None:
+        """Refuse what a web page of elsewhere made a browser of this machine send."""
+        host = request.headers.get("Host", "")
+        if host not in self._hosts:
+            if host and not _is_local(f"//{host}"):
+                raise Refusal(
+                    421,
+                    "misdirected_request",
+                    f"no host {host!r:.100} is served here",
+                    hint="use 127.0.0.1, [::1] or localhost",
+                )
+            if len(self._hosts) < _HOSTS_KEPT:
+                self._hosts.add(host)
+        origin = request.headers.get("Origin")
+        if origin is not None and not _is_local(origin):
+            raise Refusal(
+                403,
+                "foreign_origin",
+                f"pages of {origin!r:.100} have no business here",
+                hint="send no Origin, or that of a page of this machine",
+            )
+
+    async def stream(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Carry out work that streams an answer; return whether it came to its end.
+
+        It does not where the node stops, or takes a new id: clients then come back.
+        """
+        task = asyncio.ensure_future(work)
+        self.streams.add(task)
+        try:
+            if self.closing.is_set():
+                task.cancel()
+            await asyncio.wait({task})
+        finally:
+            self.streams.discard(task)
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            task.result()
+            return True
+        return False
+
+
+def _is_local(url: str) -> bool:
+    try:
+        name = urlsplit(url).hostname
+    except ValueError:
+        return False
+    return name is not None and is_loopback(name)
+
+
+def _problem(status: int, problem: dict[str, Any], headers: dict[str, str]) -> web.Response:
+    named = {"Content-Type": MEDIA_TYPE, "Cache-Control": "no-store", **headers}
+    answer = web.Response(body=encode(problem), status=status, headers=named)
+    if headers.get("Connection") == "close":
+        answer.force_close()
+    return answer
+
+
+def faces_of(settings: Settings) -> list[Callable[[Node], HttpFace]]:
+    """Return the faces that the settings ask for, to be handed to ``Node.start``."""
+    return [HttpFace] if settings.http.listen else []

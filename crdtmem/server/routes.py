@@ -1,0 +1,12 @@
+"""All routes of the API, in one table: what is not here is not there."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from crdtmem.server import routes_node, routes_values
+from crdtmem.server.routing import Route
+
+__all__ = ["ROUTES"]
+
+ROUTES: Final[tuple[Route, ...]] = (*routes_values.ROUTES, *routes_node.ROUTES)
