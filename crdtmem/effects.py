@@ -52,7 +52,7 @@ class Persist:
 
 @dataclass(frozen=True, slots=True)
 class Notify:
-    """Published batches, in publication order, for subscribers."""
+    """Published batches, in publication order, for subscribers; none where a state was joined."""
 
     batches: list[Batch]
 

@@ -15,19 +15,20 @@ memory is used from the event loop that opened it.
 from __future__ import annotations
 
 import asyncio
+import heapq
 import secrets
-from collections import deque
 from collections.abc import Callable, Collection
 from typing import Any
+from weakref import WeakSet
 
 from crdtmem.batch import SpaceName
 from crdtmem.causality import Context
-from crdtmem.changes import Change, changes_of
 from crdtmem.checkpointing import Checkpointer
 from crdtmem.codec import thaw
 from crdtmem.crdt import DATATYPES_BY_CODE
 from crdtmem.engine import Engine, NodeInfo
-from crdtmem.errors import InvalidValue, Overloaded
+from crdtmem.errors import InvalidValue
+from crdtmem.feeds import Feed
 from crdtmem.handles import Conflict, WriteOptions
 from crdtmem.limits import DEFAULT_LIMITS, Limits
 from crdtmem.policy import SYSTEM_SPACE
@@ -40,12 +41,12 @@ from crdtmem.rescuing import lost_writes, rescue_all
 from crdtmem.retries import RETRY_PREFIX
 from crdtmem.runtime import Runtime, Subscription
 from crdtmem.services import Services
-from crdtmem.session import ChangeFeed, MemoryFace
+from crdtmem.session import MemoryFace
 from crdtmem.store import open_store
 from crdtmem.transaction import Transaction, check_space
 from crdtmem.wall import now_us
 
-__all__ = ["BatchFeed", "Memory", "too_slow"]
+__all__ = ["BatchFeed", "Memory"]
 
 _REGISTER = 1
 _RESERVED_IDS = (RETRY_PREFIX, RESCUE_PREFIX)
@@ -57,6 +58,9 @@ class Memory(MemoryFace):
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self.services = Services(runtime)
+        self.services.after_restart.append(self._engine_replaced)
+        self._served = runtime.engine
+        self._feeds: WeakSet[Feed] = WeakSet()
         super().__init__(WriteOptions())
 
     @property
@@ -216,14 +220,22 @@ class Memory(MemoryFace):
 
         return read
 
-    async def keys(self, space: SpaceName, datatype: int) -> list[str]:
-        """Return the keys of one datatype in a space, sorted; expired ones are left out."""
+    async def keys(
+        self, space: SpaceName, datatype: int, *, after: str = "", limit: int | None = None
+    ) -> list[str]:
+        """Return the keys of one datatype in a space, sorted; expired ones are left out.
+
+        With ``limit``, so many of those beyond ``after`` at most: a page.
+        """
         replica = self.engine.replica
         table = replica.state.find(space, datatype)
         if table is None:
             return []
         kind, reader = DATATYPES_BY_CODE[datatype], SpaceReader(now_us(), replica.policy(space))
-        return sorted(key for key, place in table.slots.items() if kind.exists(place, reader))
+        beyond = (
+            key for key, place in table.slots.items() if key > after and kind.exists(place, reader)
+        )
+        return sorted(beyond) if limit is None else heapq.nsmallest(limit, beyond)
 
     async def spaces(self) -> list[SpaceName]:
         """Return the spaces that hold anything, sorted, without the system space."""
@@ -273,13 +285,35 @@ class Memory(MemoryFace):
         return self.engine.replica.context
 
     async def changes(
-        self, space: SpaceName | None = None, *, limit_batches: int = 10_000
-    ) -> ChangeFeed:
-        """Open a feed of what is published from now on, of one space or of all."""
-        return _Feed(self, space, limit_batches)
+        self,
+        space: SpaceName | None = None,
+        *,
+        after: Context | None = None,
+        limit_batches: int = 10_000,
+    ) -> Feed:
+        """Open a feed of what is published, of one space or of all: see ``ChangeFeed``.
+
+        With ``after``, a cursor of an earlier feed or any other context, it first tells what
+        this replica has joined and that does not cover, out of the log; else it begins with
+        what is published from now on. Raises ``HistoryGap`` where that is not held any more.
+        """
+        feed = Feed(self.runtime, space, after, limit_batches)
+        self._feeds.add(feed)
+        try:
+            await feed.begin()
+        except BaseException:
+            await feed.close()
+            raise
+        return feed
+
+    def _engine_replaced(self) -> None:
+        """Let feeds go on with the engine that took over, where that is exact."""
+        before, self._served = self._served, self.engine
+        for feed in self._feeds:
+            feed.engine_replaced(before.replica.state.vector, self._served.replica.state.vector)
 
     def subscribe(self, limit_batches: int = 10_000) -> BatchFeed:
-        """Return a bounded queue of everything published from now on."""
+        """Return a bounded queue of everything published from now on: ``changes`` loses nothing."""
         return BatchFeed(self.listen(limit_batches))
 
     def unsubscribe(self, feed: BatchFeed) -> None:
@@ -322,41 +356,6 @@ class BatchFeed:
     def close(self) -> None:
         """End it: ``next`` raises ``Closed`` once what is queued has been taken."""
         self.subscription.close()
-
-
-class _Feed:
-    """An embedded change feed: see ``ChangeFeed``."""
-
-    def __init__(self, memory: Memory, space: SpaceName | None, limit_batches: int) -> None:
-        self._memory = memory
-        self._space = space
-        self._subscription = memory.listen(limit_batches)
-        self._ready: deque[Change] = deque()
-
-    def __aiter__(self) -> _Feed:
-        return self
-
-    async def __anext__(self) -> Change:
-        while not self._ready:
-            batch = await self._subscription.next()
-            if self._subscription.missed:
-                await self.close()
-                raise too_slow(self._subscription.missed)
-            self._ready += changes_of(batch, self._space)
-        return self._ready.popleft()
-
-    async def close(self) -> None:
-        self._subscription.close()
-        self._memory.stop_listening(self._subscription)
-
-
-def too_slow(missed: int) -> Overloaded:
-    """Return the error that ends a change feed whose reader fell behind."""
-    return Overloaded(
-        f"{missed} changes were missed: this feed was read too slowly",
-        hint="read the state again, and open a new feed",
-        missed=missed,
-    )
 
 
 def _require_free(operation_id: bytes) -> None:

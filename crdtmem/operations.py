@@ -22,7 +22,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from crdtmem.batch import SpaceName, unpack_keys
 from crdtmem.causality import Context, VersionVector
-from crdtmem.changes import Change
+from crdtmem.changes import Change, Lagging, Part
 from crdtmem.codec import SCALARS, pack, thaw, unpack
 from crdtmem.crdt import DATATYPES_BY_CODE
 from crdtmem.entries import NO_METADATA, SEQUENCE_BITS, SEQUENCE_MASK, Entry, Stamp
@@ -38,6 +38,7 @@ __all__ = [
     "decode_conflict",
     "decode_context",
     "decode_error",
+    "decode_part",
     "decode_reading",
     "decode_space",
     "decode_transaction",
@@ -47,6 +48,7 @@ __all__ = [
     "encode_conflict",
     "encode_context",
     "encode_error",
+    "encode_part",
     "encode_reading",
     "encode_transaction",
     "encode_write_options",
@@ -69,6 +71,7 @@ _RUNS: Final[dict[str, type[PutRun]]] = {
 _DURABILITIES: Final = frozenset({"local", "region", "majority", "all"})
 _LONGEST_WAIT_MS: Final = 24 * 3_600 * 1_000
 _DEEPEST: Final = 40
+_LAGGING: Final = "lagging"
 _MESSAGE_CHARACTERS: Final = 10_000
 
 
@@ -426,6 +429,28 @@ def decode_change(body: Any) -> Change:
         "a change",
     )
     return change
+
+
+def encode_part(part: Part | Lagging) -> list[Any]:
+    """Return a part of a feed as plain values: ``[flat cursor | nil, [change, …]]``.
+
+    The news that its reader is too slow is ``["lagging", missed]``.
+    """
+    if isinstance(part, Lagging):
+        return [_LAGGING, part.missed]
+    cursor = None if part.cursor is None else part.cursor.vector.flat()
+    return [cursor, [encode_change(change) for change in part.changes]]
+
+
+@_checked
+def decode_part(body: Any) -> Part | Lagging:
+    """Rebuild a part of a feed, or the news that its reader is too slow."""
+    cursor, rest = body
+    if cursor == _LAGGING:
+        require(type(rest) is int and rest >= 0, "how many changes were missed")
+        return Lagging(rest)
+    require(type(rest) is tuple, "the changes of a part")
+    return Part(decode_context(cursor), [decode_change(item) for item in rest])
 
 
 # ------------------------------------------------------------------ errors

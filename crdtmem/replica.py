@@ -342,7 +342,7 @@ class Replica(ReadSide):
             self.note_installed(flight.installation)
         for batch in flight.batches:
             self._note_published(batch)
-        if flight.batches:
+        if flight.batches or flight.installation is not None:
             effects.append(Notify(flight.batches))
         effects += self._answers(flight)
         effects += self._wake(now_us)

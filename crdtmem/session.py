@@ -25,7 +25,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 from crdtmem.batch import SpaceName
 from crdtmem.causality import Context
-from crdtmem.changes import Change
+from crdtmem.changes import Change, Lagging, Part
 from crdtmem.handles import Backend, Space, WriteOptions
 from crdtmem.replica import Committed
 from crdtmem.transaction import Operation, Transaction
@@ -142,18 +142,29 @@ class Session:
 
 
 class ChangeFeed(Protocol):
-    """What was published since the feed was opened, one ``Change`` per delta.
+    """What was published after a cursor, one ``Change`` per delta, each once.
 
-    A feed that is read too slowly ends with ``Overloaded``, whose
-    ``details["missed"]`` counts what was dropped: read the state again and open
-    a new one. It ends with ``Closed`` when its memory is closed.
+    Iterate over the changes, or take them with ``next`` in the parts that they come in.
+    ``cursor`` covers all of the parts that were taken: open a feed ``after`` it to go on,
+    here or at another node. A feed that is read too slowly goes on out of the log; that it
+    was told so is counted by ``lagged``. For one reader at a time.
+
+    It ends with ``HistoryGap`` where what comes next is not held one by one, whose
+    ``details["resume"]`` is the token of the context from which it can go on: read the state
+    again, and open a feed after that. It ends with ``Closed`` when its memory is closed.
     """
+
+    cursor: Context
+    lagged: int
 
     def __aiter__(self) -> Self:
         """Iterate over the changes."""
 
     async def __anext__(self) -> Change:
         """Wait for the next change."""
+
+    async def next(self) -> Part | Lagging:
+        """Wait for the next part, or for the news that this feed is read too slowly."""
 
     async def close(self) -> None:
         """End the feed. Idempotent."""
@@ -192,11 +203,18 @@ class MemoryProtocol(Backend, Protocol):
         """Return once ``context`` has been joined; raises ``NotCovered`` at the deadline."""
 
     async def changes(
-        self, space: SpaceName | None = None, *, limit_batches: int = 10_000
+        self,
+        space: SpaceName | None = None,
+        *,
+        after: Context | None = None,
+        limit_batches: int = 10_000,
     ) -> ChangeFeed:
-        """Open a feed of what is published from now on, of one space or of all.
+        """Open a feed of what is published, of one space or of all.
 
-        ``limit_batches`` is how far its reader may fall behind.
+        With ``after`` it first tells what the replica has joined and that does not cover; else
+        it begins with what is published from now on. ``limit_batches`` is how far its reader
+        may fall behind before it goes on out of the log. Raises ``HistoryGap`` where the log
+        does not reach back to ``after``.
         """
 
     async def close(self) -> None:

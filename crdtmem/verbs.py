@@ -18,17 +18,22 @@ commit      options, transaction                          the outcome
 read        space, datatype, key, at_least, timeout_ms    a reading
 get         space, list of keys                           a list of values
 get         space, keys, at_least, timeout_ms             a list of values
-keys        space, datatype                               events: lists of keys
+keys        space, datatype[, after, limit]               events: lists of keys
 spaces      nil                                           a list of names
 conflicts   space or nil                                  events: lists of them
 context     nil                                           a context
 wait        context, timeout_ms                           a context
-subscribe   space or nil, limit_batches                   events: lists of changes
+subscribe   space or nil, limit_batches, after            events: parts of a feed
 export      space or nil                                  events: lists of records
 =========== ============================================= ======================
 
-``options``, ``transaction`` and so on are as in ``operations``; ``subscribe``
-sends an empty list when it has begun to listen. ``get`` reads registers, as
+``options``, ``transaction`` and so on are as in ``operations``. ``after`` is a context, or
+nil for what is published from now on. A part of a feed is ``[cursor, [change, …]]``:
+whole batches, and the context from which to go on after them. The first is empty, and says
+where the feed begins. The cursor is nil in pieces of a very large batch but the last; a part
+without changes moves it past what was not asked for. ``["lagging", missed]`` says, once,
+that the reader is too slow, and that so many changes, of any space, come out of the log
+instead of at once. ``get`` reads registers, as
 ``Memory.reader`` does: what holds nothing is nil. It is the quick read: its answer
 costs a dictionary lookup per key.
 """
@@ -42,21 +47,21 @@ from typing import Any, Final
 from crdtmem.asking import LATER, Handler, Quick, Request
 from crdtmem.batch import SpaceName
 from crdtmem.causality import Context
-from crdtmem.changes import changes_of
+from crdtmem.changes import Part
 from crdtmem.control_frames import ANSWER_BYTES, encode_body
 from crdtmem.crdt import DATATYPES_BY_CODE
 from crdtmem.errors import LimitExceeded, NotCovered
 from crdtmem.exporting import export_records
-from crdtmem.memory import Memory, too_slow
+from crdtmem.memory import Memory
 from crdtmem.operations import (
     decode_context,
     decode_space,
     decode_transaction,
     decode_write_options,
-    encode_change,
     encode_committed,
     encode_conflict,
     encode_context,
+    encode_part,
     encode_reading,
     require,
 )
@@ -66,7 +71,6 @@ from crdtmem.wall import now_us
 __all__ = ["fields", "memory_verbs", "optional_space", "quick_verbs"]
 
 _KEYS_PER_EVENT: Final = 5_000
-_CHANGES_PER_EVENT: Final = 1_000
 _CONFLICTS_PER_EVENT: Final = 100
 _RECORDS_PER_EVENT: Final = 500
 _LONGEST_FEED: Final = 100_000
@@ -221,11 +225,16 @@ class _MemoryVerbs:
         return values
 
     def keys(self, request: Request, body: Any) -> None:
-        space, datatype = fields(body, 2, "keys")
-        request.run(self._keys(request, decode_space(space), _datatype(datatype)))
+        whole = type(body) is tuple and len(body) == 2
+        space, datatype, after, limit = (*body, "", None) if whole else fields(body, 4, "keys")
+        fine = type(after) is str and (limit is None or (type(limit) is int and limit > 0))
+        require(fine, "the body of keys")
+        request.run(self._keys(request, decode_space(space), _datatype(datatype), after, limit))
 
-    async def _keys(self, request: Request, space: SpaceName, datatype: int) -> int:
-        keys = await self._memory.keys(space, datatype)
+    async def _keys(
+        self, request: Request, space: SpaceName, datatype: int, after: str, limit: int | None
+    ) -> int:
+        keys = await self._memory.keys(space, datatype, after=after, limit=limit)
         for start in range(0, len(keys), _KEYS_PER_EVENT):
             await request.emit(keys[start : start + _KEYS_PER_EVENT])
         return len(keys)
@@ -258,23 +267,20 @@ class _MemoryVerbs:
         request.run(self._memory.wait_for(context, timeout_ms=_milliseconds(timeout_ms)))
 
     def subscribe(self, request: Request, body: Any) -> None:
-        space, limit = fields(body, 2, "subscribe")
+        space, limit, after = fields(body, 3, "subscribe")
         require(type(limit) is int and 0 < limit <= _LONGEST_FEED, "the limit of a feed")
-        request.run(self._subscribe(request, optional_space(space), limit))
+        request.run(self._subscribe(request, optional_space(space), limit, decode_context(after)))
 
-    async def _subscribe(self, request: Request, space: SpaceName | None, limit: int) -> None:
-        subscription = self._memory.listen(limit)
+    async def _subscribe(
+        self, request: Request, space: SpaceName | None, limit: int, after: Context | None
+    ) -> None:
+        feed = await self._memory.changes(space, after=after, limit_batches=limit)
         try:
-            await request.emit([])
+            await request.emit(encode_part(Part(feed.cursor, [])))
             while True:
-                batches = [await subscription.next(), *subscription.pending()]
-                if subscription.missed:
-                    raise too_slow(subscription.missed)
-                found = [encode_change(c) for batch in batches for c in changes_of(batch, space)]
-                for start in range(0, len(found), _CHANGES_PER_EVENT):
-                    await request.emit(found[start : start + _CHANGES_PER_EVENT])
+                await request.emit(encode_part(await feed.next()))
         finally:
-            self._memory.stop_listening(subscription)
+            await feed.close()
 
     def export(self, request: Request, body: Any) -> None:
         (space,) = fields(body, 1, "export")
