@@ -15,10 +15,13 @@ __all__ = [
     "Answer",
     "Conflicts",
     "ContextAnswer",
+    "Keyring",
     "Keys",
+    "LostWrites",
     "Members",
     "Names",
     "Open",
+    "Peers",
     "PolicyAnswer",
     "Problem",
     "ReadAnswer",
@@ -151,6 +154,26 @@ class Members(Answer):
     """The members of the cluster, this node first."""
 
     members: list[Open]
+
+
+class Peers(Answer):
+    """The streams to other nodes."""
+
+    peers: list[Open]
+
+
+class Keyring(Answer):
+    """The keys of the ring, by name, never the keys themselves."""
+
+    sealed: bool
+    members: int
+    keys: list[Open]
+
+
+class LostWrites(Answer):
+    """Writes that were set aside."""
+
+    writes: list[Open]
 
 
 class Accepted(Answer):

@@ -20,7 +20,6 @@ what is under way and ends streams.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -29,7 +28,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from crdtmem.asking import Handler
-from crdtmem.errors import ConfigError, CrdtmemError, LimitExceeded
+from crdtmem.errors import Closed, ConfigError, CrdtmemError, LimitExceeded
 from crdtmem.server.connection import Connection, Connections
 from crdtmem.server.exchange import Exchange
 from crdtmem.server.negotiation import encode
@@ -151,6 +150,10 @@ class HttpFace:
             return _problem(*problem_of_refusal(refusal))
         except CrdtmemError as error:
             return _problem(*problem_of(error))
+        except web.HTTPException as error:
+            # What aiohttp refuses by itself: an upgrade that is none, for one.
+            said = Refusal(error.status, "malformed_request", error.text or error.reason)
+            return _problem(*problem_of_refusal(said))
         except RecursionError:
             return _problem(
                 *problem_of(LimitExceeded("a value nested too deep", hint="flatten it"))
@@ -197,10 +200,13 @@ class HttpFace:
                 hint="send no Origin, or that of a page of this machine",
             )
 
-    async def stream(self, work: Coroutine[Any, Any, None]) -> bool:
-        """Carry out work that streams an answer; return whether it came to its end.
+    async def stream(
+        self, exchange: Exchange, work: Coroutine[Any, Any, None], answer: web.StreamResponse
+    ) -> None:
+        """Carry out work that writes an answer in parts.
 
-        It does not where the node stops, or takes a new id: clients then come back.
+        Where it fails before its first part, its error is raised; later, and where the node
+        stops or takes a new id, the connection is cut: a part must not look like the whole.
         """
         task = asyncio.ensure_future(work)
         self.streams.add(task)
@@ -211,10 +217,18 @@ class HttpFace:
         finally:
             self.streams.discard(task)
             task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            task.result()
-            return True
-        return False
+        error: BaseException | None = None
+        if task.cancelled():
+            error = Closed("the node is stopping, or goes on anew", hint="come back")
+        elif (error := task.exception()) is None:
+            return
+        if not answer.prepared:
+            raise error
+        if not isinstance(error, CrdtmemError | ConnectionError):
+            _log.error("a stream failed unexpectedly", exc_info=error)
+        transport = exchange.request.transport
+        if transport is not None:
+            transport.abort()
 
 
 def _is_local(url: str) -> bool:

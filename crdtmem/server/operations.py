@@ -28,7 +28,18 @@ from crdtmem.entries import pack_dot
 from crdtmem.errors import InvalidValue
 from crdtmem.transaction import Operation, Options
 
-__all__ = ["BODIES", "MEMBER_TYPES", "OPERATIONS", "STEPS", "Body", "Change", "PutValue", "Step"]
+__all__ = [
+    "BODIES",
+    "MEMBER_TYPES",
+    "OPERATIONS",
+    "STEPS",
+    "Body",
+    "Change",
+    "DotText",
+    "PutValue",
+    "ReplicaText",
+    "Step",
+]
 
 Plain = Callable[[Any], Any]
 """Turns what a body holds into the value that is meant: bytes in JSON, for one."""
@@ -56,6 +67,8 @@ Token: TypeAlias = Annotated[
     str,
     Field(description="What a read returned as observed.", pattern=r"^o1\.", examples=["o1.kA"]),
 ]
+DotText: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{16}:[0-9]{1,20}$")]
+ReplicaText: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 MEMBER_TYPES: Final = tuple(name for name in DATATYPES if name != "map")
 
 
@@ -211,7 +224,7 @@ class Transfer(_Counting):
     """Hand rights over to another replica."""
 
     operation: Literal["transfer"]
-    to_replica: str = Field(pattern=r"^[0-9a-f]{16}$", description="Its id, as members tell it.")
+    to_replica: ReplicaText = Field(description="Its id, as members tell it.")
 
     def arguments(self, plain: Plain) -> tuple[Any, ...]:
         """Return the amount and the replica."""
@@ -341,9 +354,7 @@ class RemoveEntries(Change):
     """Remove entries by their dots, as siblings show them."""
 
     operation: Literal["remove"]
-    dots: Annotated[
-        list[Annotated[str, Field(pattern=r"^[0-9a-f]{16}:[0-9]{1,20}$")]], Field(strict=False)
-    ]
+    dots: Annotated[list[DotText], Field(strict=False)]
 
     def arguments(self, plain: Plain) -> tuple[Any, ...]:
         """Return the dots."""

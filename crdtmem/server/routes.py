@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from crdtmem.server import routes_node, routes_values
+from crdtmem.server import feed, routes_many, routes_node, routes_values
 from crdtmem.server.routing import Route
 
 __all__ = ["ROUTES"]
 
-ROUTES: Final[tuple[Route, ...]] = (*routes_values.ROUTES, *routes_node.ROUTES)
+ROUTES: Final[tuple[Route, ...]] = (
+    *routes_values.ROUTES,
+    *routes_many.ROUTES,
+    *feed.ROUTES,
+    *routes_node.ROUTES,
+)

@@ -37,10 +37,10 @@ _FAREWELL_S: Final = 2.0
 
 def socket_handler(
     service: ControlService,
-) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
     """Return the handler of ``GET /v1/socket``: it serves one client until that leaves."""
 
-    async def handle(request: web.Request) -> web.StreamResponse:
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
         origin = request.headers.get("Origin")
         if origin is not None and not _is_local(origin):
             raise web.HTTPForbidden(text=f"a page of {origin!r:.200} may not use this node")
@@ -68,7 +68,7 @@ class _WebSocketCarrier:
     """Carries one client's payloads over a WebSocket: see ``Carrier``."""
 
     def __init__(
-        self, service: ControlService, request: web.Request, socket: web.WebSocketResponse
+        self, service: ControlService, request: web.BaseRequest, socket: web.WebSocketResponse
     ) -> None:
         self._request = request
         self._socket = socket

@@ -1,0 +1,293 @@
+"""Routes to more than one value: spaces, policies, transactions, reads, conflicts, exports.
+
+A transaction is one commit; several reads are one look: they are answered from one moment,
+once ``X-Context`` has been joined.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Final, Literal
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field
+
+from crdtmem.batch import SpaceName
+from crdtmem.causality import Context
+from crdtmem.crdt import DATATYPES
+from crdtmem.errors import InvalidToken
+from crdtmem.exporting import to_json
+from crdtmem.operations import decode_context, encode_context
+from crdtmem.policy import DEFAULT_POLICY, SYSTEM_SPACE, Policy, policy_key
+from crdtmem.reading import Reading
+from crdtmem.server.answers import (
+    Conflicts,
+    ContextAnswer,
+    Names,
+    PolicyAnswer,
+    Reads,
+    Written,
+)
+from crdtmem.server.exchange import Exchange
+from crdtmem.server.operations import STEPS, Body
+from crdtmem.server.routes_values import (
+    READ_HEADERS,
+    READ_REFUSALS,
+    WRITE_HEADERS,
+    WRITE_REFUSALS,
+    commit,
+    cursor_of,
+    position_of,
+    reading_value,
+)
+from crdtmem.server.routing import Route, text_of
+from crdtmem.transaction import Operation
+
+__all__ = ["NDJSON", "ROUTES", "space_of"]
+
+NDJSON: Final = "application/x-ndjson"
+
+_MOST_READS: Final = 1_000
+_MOST_STEPS: Final = 10_000
+_MOST_CONFLICTS: Final = 1_000
+_USUAL_CONFLICTS: Final = 100
+_CONFLICT_FIELDS: Final = (
+    "space", "datatype", "key", "field", "resolver", "value", "siblings"
+)  # fmt: skip
+_REGISTER: Final = DATATYPES["register"].code
+
+_write_record: Final = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, separators=(",", ":")
+).encode
+
+
+class _Query(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class SpaceQuery(_Query):
+    """Of which space; of all if it is not named."""
+
+    space: str | None = Field(None, description="Labels joined by commas, each percent-encoded.")
+
+
+class ConflictsQuery(SpaceQuery):
+    """Which page of the conflicts."""
+
+    cursor: str | None = Field(None, description="Where the page before this one ended.")
+    limit: int = Field(_USUAL_CONFLICTS, ge=1, le=_MOST_CONFLICTS, description="Most conflicts.")
+
+
+class ContextQuery(_Query):
+    """What is waited for."""
+
+    at_least: str | None = Field(None, description="Wait until this context has been joined.")
+    timeout_ms: int = Field(10_000, ge=0, le=86_400_000, description="How long at most.")
+
+
+class PutPolicy(Body):
+    """A space's policy, to replace what it has."""
+
+    resolver: str = Field("latest", description="What makes one value of several.")
+    resolver_version: int = Field(1, ge=1, lt=1 << 63)
+    trust_ordered: bool = Field(False, description="No write supersedes one of higher trust.")
+    quota_keys: Annotated[int, Field(ge=0, lt=1 << 63)] | None = Field(
+        None, description="Most keys that a local write may leave the space with."
+    )
+    quota_entries: Annotated[int, Field(ge=0, lt=1 << 63)] | None = Field(
+        None, description="Most live entries that a local write may leave the space with."
+    )
+
+
+class Transact(Body):
+    """Operations that become visible all at once, everywhere."""
+
+    operations: Annotated[list[STEPS], Field(strict=False, min_length=1, max_length=_MOST_STEPS)]
+
+
+class ReadOne(Body):
+    """One key to be read."""
+
+    space: Annotated[list[str], Field(strict=False, min_length=1, max_length=8)]
+    datatype: Literal[tuple(DATATYPES)] = "register"  # type: ignore[valid-type]
+    key: str
+
+
+class ReadMany(Body):
+    """Keys to be read at one moment."""
+
+    reads: Annotated[list[ReadOne], Field(strict=False, max_length=_MOST_READS)]
+    siblings: bool = Field(False, description="Also show every live entry, with its author.")
+
+
+def space_of(text: str | None) -> SpaceName | None:
+    """Return the space that a query names, if any."""
+    return None if text is None else tuple([text_of(label) for label in text.split(",")])
+
+
+# ------------------------------------------------------------------ spaces
+
+
+async def list_spaces(exchange: Exchange) -> web.StreamResponse:
+    """Name the spaces that hold anything."""
+    return exchange.reply({"spaces": await exchange.ask("spaces", ())})
+
+
+async def read_policy(exchange: Exchange) -> web.StreamResponse:
+    """Tell a space's policy, once ``X-Context`` has been joined."""
+    body = (
+        SYSTEM_SPACE,
+        _REGISTER,
+        policy_key(exchange.space),
+        encode_context(exchange.at_least()),
+        exchange.timeout_ms(),
+    )
+    reading: Reading = await exchange.ask("read", body)
+    policy = Policy.from_value(reading.value) if reading.exists else DEFAULT_POLICY
+    return exchange.reply(
+        {"policy": policy.as_value(), "is_default": not reading.exists},
+        context=str(reading.context),
+    )
+
+
+async def put_policy(exchange: Exchange) -> web.StreamResponse:
+    """Replace a space's policy, in every region."""
+    put: PutPolicy = await exchange.body()
+    policy = Policy(**put.model_dump())
+    key = policy_key(exchange.space)
+    return await commit(
+        exchange, [Operation(SYSTEM_SPACE, _REGISTER, key, "set", (policy.as_value(),))]
+    )
+
+
+# ------------------------------------------------------------------ several at once
+
+
+async def transact(exchange: Exchange) -> web.StreamResponse:
+    """Commit several operations as one."""
+    body: Transact = await exchange.body()
+    return await commit(exchange, [step.operation(exchange.plain) for step in body.operations])
+
+
+async def read_many(exchange: Exchange) -> web.StreamResponse:
+    """Read several keys at one moment."""
+    body: ReadMany = await exchange.body()
+    at_least = exchange.at_least()
+    if at_least is not None:
+        await exchange.ask("wait", (encode_context(at_least), exchange.timeout_ms()))
+    # From here on nothing is waited for: all readings are of one state.
+    context: Any = await exchange.ask("context", ())
+    readings = []
+    for one in body.reads:
+        code = DATATYPES[one.datatype].code
+        reading = await exchange.ask("read", (tuple(one.space), code, one.key, None, 0))
+        readings.append(reading_value(reading, siblings=body.siblings))
+    token = _token(context)
+    return exchange.reply({"context": token, "readings": readings}, context=token)
+
+
+def _token(flat: Any) -> str:
+    """Return the token of a context, as an object or as its flat vector."""
+    return str(flat if isinstance(flat, Context) else decode_context(flat))
+
+
+async def list_conflicts(exchange: Exchange) -> web.StreamResponse:
+    """Return a page of the places that hold concurrent values; all of one key are on one."""
+    page = exchange.query()
+    after = position_of(page.cursor, tuple)
+    found = await exchange.gather("conflicts", (space_of(page.space),))
+    rows = [dict(zip(_CONFLICT_FIELDS, row, strict=True)) for row in found]
+    if after is not None:
+        try:
+            rows = [row for row in rows if _place(row) > after]
+        except TypeError as error:
+            raise InvalidToken("a cursor of another list", hint="pass it unchanged") from error
+    end = page.limit
+    while 0 < end < len(rows) and _place(rows[end]) == _place(rows[end - 1]):
+        end += 1
+    cursor = cursor_of(_place(rows[end - 1])) if end < len(rows) else None
+    return exchange.reply({"conflicts": rows[:end], "cursor": cursor})
+
+
+def _place(conflict: dict[str, Any]) -> tuple[Any, ...]:
+    """Return where a conflict is, but for its field: what conflicts are sorted by."""
+    code = DATATYPES[conflict["datatype"]].code
+    return (tuple(conflict["space"]), code, conflict["key"])
+
+
+async def read_context(exchange: Exchange) -> web.StreamResponse:
+    """Tell what the node has joined, once it has joined what was asked for."""
+    query = exchange.query()
+    if query.at_least is None:
+        token = _token(await exchange.ask("context", ()))
+    else:
+        wanted = Context.parse(query.at_least)
+        token = _token(await exchange.ask("wait", (encode_context(wanted), query.timeout_ms)))
+    return exchange.reply({"context": token}, context=token)
+
+
+# ------------------------------------------------------------------ export
+
+
+async def export(exchange: Exchange) -> web.StreamResponse:
+    """Stream a record per live entry, as lines of JSON.
+
+    What goes wrong on the way cuts the answer short, so that nobody takes a part for all.
+    """
+    space = space_of(exchange.query().space)
+    answer = web.StreamResponse(headers={"Content-Type": NDJSON, "Cache-Control": "no-store"})
+
+    async def write(records: list[dict[str, Any]]) -> None:
+        if not answer.prepared:
+            await answer.prepare(exchange.request)
+        lines = [_write_record(to_json(record)) for record in records]
+        await answer.write(("\n".join(lines) + "\n").encode("utf-8"))
+
+    async def work() -> None:
+        await exchange.ask("export", (space,), write)
+
+    await exchange.face.stream(exchange, work(), answer)
+    if not answer.prepared:
+        # There was nothing to export.
+        await answer.prepare(exchange.request)
+    return answer
+
+
+# ------------------------------------------------------------------ the table
+
+ROUTES: Final = (
+    Route(
+        "GET", "/v1/spaces", "list_spaces", "List the spaces that hold anything.", list_spaces,
+        tag="spaces", answer=Names,
+    ),
+    Route(
+        "GET", "/v1/spaces/{space}/policy", "read_policy", "Read a space's policy.", read_policy,
+        tag="spaces", answer=PolicyAnswer, headers=READ_HEADERS, refusals=READ_REFUSALS,
+    ),
+    Route(
+        "PUT", "/v1/spaces/{space}/policy", "put_policy", "Replace a space's policy.", put_policy,
+        tag="spaces", answer=Written, body=PutPolicy, body_required=False,
+        headers=WRITE_HEADERS, refusals=WRITE_REFUSALS,
+    ),
+    Route(
+        "POST", "/v1/transactions", "transact", "Commit several operations as one.", transact,
+        tag="many", answer=Written, body=Transact, headers=WRITE_HEADERS, refusals=WRITE_REFUSALS,
+    ),
+    Route(
+        "POST", "/v1/reads", "read_many", "Read several keys at one moment.", read_many,
+        tag="many", answer=Reads, body=ReadMany, headers=READ_HEADERS, refusals=READ_REFUSALS,
+    ),
+    Route(
+        "GET", "/v1/conflicts", "list_conflicts", "List what holds concurrent values.",
+        list_conflicts, tag="many", answer=Conflicts, query=ConflictsQuery,
+    ),
+    Route(
+        "GET", "/v1/context", "read_context", "Tell, or wait for, what the node has joined.",
+        read_context, tag="many", answer=ContextAnswer, query=ContextQuery,
+        refusals=READ_REFUSALS,
+    ),
+    Route(
+        "GET", "/v1/export", "export", "Stream a record per live entry.", export,
+        tag="many", query=SpaceQuery, media=NDJSON,
+    ),
+)  # fmt: skip
