@@ -6,6 +6,7 @@ a way back; and each must be plain data in a plan.
 Idea: a ``Fault`` has a name, a sentence, and two methods: ``draw`` returns its arguments
 as JSON-able data, ``apply`` strikes. One that lasts lifts itself after ``for_us``. What
 is struck is named by machine; a machine that a shrunk plan no longer has is passed over.
+Most strike one machine for a while: it is down (``Downtime``), or not well (``Ailment``).
 
 Invariants: ``apply`` never fails on a world in any condition; all that a fault may
 leave behind is undone by ``heal_all`` (clocks excepted: nothing may rest on them); what
@@ -25,9 +26,12 @@ from simulations.node import Machine
 from simulations.world import World
 
 __all__ = [
+    "Ailment",
     "Arguments",
+    "Downtime",
     "Fault",
     "Lasting",
+    "OfOneMachine",
     "Shape",
     "is_held_elsewhere",
     "later",
@@ -95,6 +99,55 @@ class Lasting(Fault):
     @abstractmethod
     def lift(self, world: World, arguments: Arguments) -> None:
         """Let it end. Harmless where it has ended."""
+
+
+class OfOneMachine(Fault):
+    """A fault of one ``machine``, for ``for_us``."""
+
+    def draw(self, random: Random, shape: Shape) -> dict[str, Any]:
+        """Draw whose, in which way, and for how long."""
+        machine, more = shape.one(random), self.draw_more(random, shape)
+        return {"machine": machine, **more, "for_us": shape.duration_us(random)}
+
+    def draw_more(self, random: Random, shape: Shape) -> dict[str, Any]:
+        """Draw in which way: nothing, where there is only one."""
+        return {}
+
+
+class Downtime(OfOneMachine):
+    """A machine goes down in some way, and is started again after ``for_us``."""
+
+    def apply(self, world: World, arguments: Arguments) -> None:
+        """Take it down, and start it later."""
+        for machine in machines_named(world, arguments["machine"]):
+            self.take_down(world, machine, arguments)
+            restart_later(world, machine, int(arguments["for_us"]))
+
+    @abstractmethod
+    def take_down(self, world: World, machine: Machine, arguments: Arguments) -> None:
+        """End it, or see to it that it will end. It may be down already."""
+
+
+class Ailment(OfOneMachine, Lasting):
+    """Something is wrong with a machine for ``for_us``."""
+
+    def strike(self, world: World, arguments: Arguments) -> None:
+        """Let it begin."""
+        for machine in machines_named(world, arguments["machine"]):
+            self.begin(world, machine, arguments)
+
+    def lift(self, world: World, arguments: Arguments) -> None:
+        """Let it end."""
+        for machine in machines_named(world, arguments["machine"]):
+            self.end(world, machine)
+
+    @abstractmethod
+    def begin(self, world: World, machine: Machine, arguments: Arguments) -> None:
+        """Let it begin on one machine."""
+
+    @abstractmethod
+    def end(self, world: World, machine: Machine) -> None:
+        """Let it end on one machine. Harmless where it has ended."""
 
 
 def later(world: World, after_us: int, strike: Callable[..., None], *arguments: Any) -> None:

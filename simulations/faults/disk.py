@@ -21,9 +21,11 @@ from crdtmem.errors import StoreError, StoreFailed
 from crdtmem.executor import write_flight
 from crdtmem.store.memory import MemoryDisk
 from simulations.faults.base import (
+    Ailment,
     Arguments,
+    Downtime,
     Fault,
-    Lasting,
+    OfOneMachine,
     Shape,
     is_held_elsewhere,
     later,
@@ -50,7 +52,7 @@ _LOOKS: Final = 400
 _LOOK_US: Final = 250
 
 
-class SlowDisk(Lasting):
+class SlowDisk(Ailment):
     """Syncs that take long."""
 
     name = "slow_disk"
@@ -58,77 +60,61 @@ class SlowDisk(Lasting):
     about = "every fsync takes up to five hundred times as long"
 
     def draw(self, random: Random, shape: Shape) -> dict[str, Any]:
-        """Draw whose, how slow, and for how long."""
+        """Draw how slow, whose, and for how long."""
         factor = int(3 * 160 ** random.random())
-        return {
-            "machine": shape.one(random),
-            "factor": factor,
-            "for_us": shape.duration_us(random),
-        }
+        return {**super().draw(random, shape), "factor": factor}
 
-    def strike(self, world: World, arguments: Arguments) -> None:
+    def begin(self, world: World, machine: Machine, arguments: Arguments) -> None:
         """Slow it down."""
-        for machine in machines_named(world, arguments["machine"]):
-            machine.device.slow = int(arguments["factor"])
+        machine.device.slow = int(arguments["factor"])
 
-    def lift(self, world: World, arguments: Arguments) -> None:
+    def end(self, world: World, machine: Machine) -> None:
         """Let it be as fast as it was."""
-        for machine in machines_named(world, arguments["machine"]):
-            machine.device.slow = 1
+        machine.device.slow = 1
 
 
-class FullDisk(Lasting):
+class FullDisk(Ailment):
     """No space left."""
 
     name = "full_disk"
     kind = "disk"
     about = "the disk is full: commits fail until there is space"
 
-    def draw(self, random: Random, shape: Shape) -> dict[str, Any]:
-        """Draw whose, and for how long."""
-        return {"machine": shape.one(random), "for_us": shape.duration_us(random)}
-
-    def strike(self, world: World, arguments: Arguments) -> None:
+    def begin(self, world: World, machine: Machine, arguments: Arguments) -> None:
         """Fill it."""
-        for machine in machines_named(world, arguments["machine"]):
-            machine.device.faults.full = True
-            world.note("disk full", machine.name)
+        machine.device.faults.full = True
+        world.note("disk full", machine.name)
 
-    def lift(self, world: World, arguments: Arguments) -> None:
+    def end(self, world: World, machine: Machine) -> None:
         """Make space."""
-        for machine in machines_named(world, arguments["machine"]):
-            machine.device.faults.full = False
-            world.note("disk mended", machine.name)
+        machine.device.faults.full = False
+        world.note("disk mended", machine.name)
 
 
-class FailingDisk(Lasting):
+class FailingDisk(Ailment):
     """Syncs that fail, with what they wrote kept or not."""
 
     name = "failing_disk"
     kind = "disk"
     about = "fsync fails (EIO) now and then, and what it wrote is there or not"
 
-    def draw(self, random: Random, shape: Shape) -> dict[str, Any]:
-        """Draw whose, how often, and how ambiguous."""
+    def draw_more(self, random: Random, shape: Shape) -> dict[str, Any]:
+        """Draw how often, and how ambiguous."""
         return {
-            "machine": shape.one(random),
             "fails": round(random.uniform(0.02, 0.9), 3),
             "survives": random.choice((0.0, 0.5, 1.0)),
-            "for_us": shape.duration_us(random),
         }
 
-    def strike(self, world: World, arguments: Arguments) -> None:
+    def begin(self, world: World, machine: Machine, arguments: Arguments) -> None:
         """Let it fail."""
-        for machine in machines_named(world, arguments["machine"]):
-            machine.device.faults.fails = float(arguments["fails"])
-            machine.device.faults.survives = float(arguments["survives"])
-            world.note("disk fails", machine.name)
+        machine.device.faults.fails = float(arguments["fails"])
+        machine.device.faults.survives = float(arguments["survives"])
+        world.note("disk fails", machine.name)
 
-    def lift(self, world: World, arguments: Arguments) -> None:
+    def end(self, world: World, machine: Machine) -> None:
         """Let it work."""
-        for machine in machines_named(world, arguments["machine"]):
-            machine.device.faults.fails = 0.0
-            world.note("disk mended", machine.name)
+        machine.device.faults.fails = 0.0
+        world.note("disk mended", machine.name)
 
 
 class AmbiguousSync(Fault):
@@ -159,30 +145,24 @@ class AmbiguousSync(Fault):
                 faults.fail_reopen(StoreFailed("open failed: EIO", hint="try again"))
 
 
-class _Harm(Fault):
+class _Harm(Downtime):
     """The machine crashes; then its disk is harmed; then it starts again."""
 
     kind = "disk"
     what: str
 
-    def draw(self, random: Random, shape: Shape) -> dict[str, Any]:
-        """Draw whose, how much, and for how long it is down."""
-        return {
-            "machine": shape.one(random),
-            "records": int(40 ** random.random()),
-            "for_us": shape.duration_us(random),
-        }
+    def draw_more(self, random: Random, shape: Shape) -> dict[str, Any]:
+        """Draw how much."""
+        return {"records": int(40 ** random.random())}
 
-    def apply(self, world: World, arguments: Arguments) -> None:
+    def take_down(self, world: World, machine: Machine, arguments: Arguments) -> None:
         """Crash it, and harm what others hold as well."""
-        for machine in machines_named(world, arguments["machine"]):
-            if machine.up:
-                spare = is_held_elsewhere(world, machine)
-                machine.crash()
-                if spare and self.harm(machine, arguments):
-                    world.sometimes(f"a disk harmed: {self.what}")
-                    world.harmed(machine, self.what)
-            restart_later(world, machine, int(arguments["for_us"]))
+        if machine.up:
+            spare = is_held_elsewhere(world, machine)
+            machine.crash()
+            if spare and self.harm(machine, arguments):
+                world.sometimes(f"a disk harmed: {self.what}")
+                world.harmed(machine, self.what)
 
     @abstractmethod
     def harm(self, machine: Machine, arguments: Arguments) -> bool:
@@ -244,16 +224,12 @@ class RottenCheckpoint(_Harm):
         return True
 
 
-class TornWrite(Fault):
+class TornWrite(OfOneMachine):
     """A crash in the middle of a write."""
 
     name = "torn_write"
     kind = "disk"
     about = "a machine dies during a commit, whose last record is half written"
-
-    def draw(self, random: Random, shape: Shape) -> dict[str, Any]:
-        """Draw whose, and for how long."""
-        return {"machine": shape.one(random), "for_us": shape.duration_us(random)}
 
     def apply(self, world: World, arguments: Arguments) -> None:
         """Wait for a commit to be under way."""

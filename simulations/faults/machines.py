@@ -16,14 +16,15 @@ from random import Random
 from typing import Any, Final
 
 from simulations.faults.base import (
+    Ailment,
     Arguments,
+    Downtime,
     Fault,
-    Lasting,
     Shape,
     later,
     machines_named,
-    restart_later,
 )
+from simulations.node import Machine
 from simulations.world import World
 
 __all__ = ["MACHINES", "Crash", "CrashLoop", "Die", "Drift", "Jumps", "Pause", "Skew", "Stop"]
@@ -93,49 +94,37 @@ class Drift(Fault):
             machine.clock.drift(int(arguments["ppm"]))
 
 
-class Crash(Fault):
+class Crash(Downtime):
     """A process that dies."""
 
     name = "crash"
     kind = "process"
     about = "a process dies, what it had not synced is gone; it is started again later"
 
-    def draw(self, random: Random, shape: Shape) -> dict[str, Any]:
-        """Draw whose, whether peers are told, and for how long."""
-        return {
-            "machine": shape.one(random),
-            "silent": random.random() < 0.3,
-            "for_us": shape.duration_us(random),
-        }
+    def draw_more(self, random: Random, shape: Shape) -> dict[str, Any]:
+        """Draw whether its peers are told."""
+        return {"silent": random.random() < 0.3}
 
-    def apply(self, world: World, arguments: Arguments) -> None:
+    def take_down(self, world: World, machine: Machine, arguments: Arguments) -> None:
         """Let it die."""
-        for machine in machines_named(world, arguments["machine"]):
-            machine.crash(silent=bool(arguments["silent"]))
-            restart_later(world, machine, int(arguments["for_us"]))
+        machine.crash(silent=bool(arguments["silent"]))
 
 
-class Die(Fault):
+class Die(Downtime):
     """A process that dies between two effects."""
 
     name = "die"
     kind = "process"
     about = "a process dies between two effects, whichever comes next"
 
-    def draw(self, random: Random, shape: Shape) -> dict[str, Any]:
-        """Draw whose, after how many effects, and for how long."""
-        return {
-            "machine": shape.one(random),
-            "effects": int(300 ** random.random()) - 1,
-            "for_us": shape.duration_us(random),
-        }
+    def draw_more(self, random: Random, shape: Shape) -> dict[str, Any]:
+        """Draw after how many effects."""
+        return {"effects": int(300 ** random.random()) - 1}
 
-    def apply(self, world: World, arguments: Arguments) -> None:
+    def take_down(self, world: World, machine: Machine, arguments: Arguments) -> None:
         """Let it die soon."""
-        for machine in machines_named(world, arguments["machine"]):
-            if machine.up:
-                machine.dies_after_effects = int(arguments["effects"])
-            restart_later(world, machine, int(arguments["for_us"]))
+        if machine.up:
+            machine.dies_after_effects = int(arguments["effects"])
 
 
 class CrashLoop(Fault):
@@ -162,44 +151,32 @@ class CrashLoop(Fault):
                 world.kernel.after(number * every_us + every_us // 8, machine.start)
 
 
-class Stop(Fault):
+class Stop(Downtime):
     """A process that is stopped as it should be."""
 
     name = "stop"
     kind = "process"
     about = "a process is ended cleanly and started again later"
 
-    def draw(self, random: Random, shape: Shape) -> dict[str, Any]:
-        """Draw whose, and for how long."""
-        return {"machine": shape.one(random), "for_us": shape.duration_us(random)}
-
-    def apply(self, world: World, arguments: Arguments) -> None:
+    def take_down(self, world: World, machine: Machine, arguments: Arguments) -> None:
         """Stop it."""
-        for machine in machines_named(world, arguments["machine"]):
-            machine.stop()
-            restart_later(world, machine, int(arguments["for_us"]))
+        machine.stop()
 
 
-class Pause(Lasting):
+class Pause(Ailment):
     """A process that stands still."""
 
     name = "pause"
     kind = "process"
     about = "a process stands still, and goes on as if no time had passed"
 
-    def draw(self, random: Random, shape: Shape) -> dict[str, Any]:
-        """Draw whose, and for how long."""
-        return {"machine": shape.one(random), "for_us": shape.duration_us(random)}
-
-    def strike(self, world: World, arguments: Arguments) -> None:
+    def begin(self, world: World, machine: Machine, arguments: Arguments) -> None:
         """Stop it where it is."""
-        for machine in machines_named(world, arguments["machine"]):
-            machine.pause()
+        machine.pause()
 
-    def lift(self, world: World, arguments: Arguments) -> None:
+    def end(self, world: World, machine: Machine) -> None:
         """Let it go on."""
-        for machine in machines_named(world, arguments["machine"]):
-            machine.resume()
+        machine.resume()
 
 
 MACHINES: Final[tuple[Fault, ...]] = (

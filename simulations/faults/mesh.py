@@ -28,6 +28,7 @@ from gossip.packing import Packing
 from gossip.swim import Swim
 from simulations.faults.base import (
     Arguments,
+    Downtime,
     Fault,
     Lasting,
     Shape,
@@ -105,7 +106,7 @@ class MassRestart(Fault):
             restart_later(world, machine, int(arguments["for_us"]) + late_us)
 
 
-class Namesake(Fault):
+class Namesake(Downtime):
     """Two members of one name."""
 
     name = "namesake"
@@ -113,19 +114,18 @@ class Namesake(Fault):
     about = "a machine is restarted under the name of another: two members share it"
 
     def draw(self, random: Random, shape: Shape) -> dict[str, Any]:
-        """Draw whose name who takes."""
-        return {
-            "machine": shape.one(random),
-            "of": shape.one(random),
-            "for_us": shape.duration_us(random) // 4,
-        }
+        """Draw as for others, but for a shorter time: it is the name that matters."""
+        drawn = super().draw(random, shape)
+        return {**drawn, "for_us": drawn["for_us"] // 4}
 
-    def apply(self, world: World, arguments: Arguments) -> None:
-        """Restart it so."""
-        for machine in machines_named(world, arguments["machine"]):
-            machine.stop()
-            machine.calls_itself = str(arguments["of"])
-            restart_later(world, machine, int(arguments["for_us"]))
+    def draw_more(self, random: Random, shape: Shape) -> dict[str, Any]:
+        """Draw whose name it takes."""
+        return {"of": shape.one(random)}
+
+    def take_down(self, world: World, machine: Machine, arguments: Arguments) -> None:
+        """Let it stop, to start under that name."""
+        machine.stop()
+        machine.calls_itself = str(arguments["of"])
 
 
 class RotateKeys(Fault):

@@ -18,6 +18,7 @@ from typing import Any, Final
 from crdtmem.store.memory import MemoryDisk
 from simulations.faults.base import (
     Arguments,
+    Downtime,
     Fault,
     Shape,
     is_held_elsewhere,
@@ -166,27 +167,21 @@ class Clone(Fault):
         world.kernel.after(for_us, world.network.heal, near, far)
 
 
-class LostDisk(Fault):
+class LostDisk(Downtime):
     """A machine that comes back with nothing."""
 
     name = "lost_disk"
     kind = "system"
     about = "a machine comes back with an empty disk"
 
-    def draw(self, random: Random, shape: Shape) -> dict[str, Any]:
-        """Draw whose, and for how long it is down."""
-        return {"machine": shape.one(random), "for_us": shape.duration_us(random)}
-
-    def apply(self, world: World, arguments: Arguments) -> None:
+    def take_down(self, world: World, machine: Machine, arguments: Arguments) -> None:
         """Take the disk away, if the others hold what is on it."""
-        for machine in machines_named(world, arguments["machine"]):
-            if machine.up:
-                spare = is_held_elsewhere(world, machine) and self._is_only_one(world, machine)
-                machine.crash()
-                # Without peers it would not come back, but found another cluster.
-                if spare and machine.known:
-                    replace_disk(world, machine)
-            restart_later(world, machine, int(arguments["for_us"]))
+        if machine.up:
+            spare = is_held_elsewhere(world, machine) and self._is_only_one(world, machine)
+            machine.crash()
+            # Without peers it would not come back, but found another cluster.
+            if spare and machine.known:
+                replace_disk(world, machine)
 
     def _is_only_one(self, world: World, machine: Machine) -> bool:
         """Tell whether all others are members: nodes that know only new ones found anew."""
