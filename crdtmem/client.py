@@ -2,18 +2,20 @@
 
 Problem: an agent's memory starts inside its process and later moves behind a
 node that others share. The code that uses it should not notice, and a restart of
-the node should cost a pause, not an exception in every caller.
+the node, or its death beside others, should cost a pause, not an exception in every caller.
 
 Idea: ``Client`` is a ``Backend`` like ``Memory``, so that handles, sessions and
-transactions are the very same classes; it only carries their operations over the
-control socket. Requests are pipelined: all that are made in one turn of the event
-loop leave in one write, and are answered by id in any order.
+transactions are the very same classes; it only carries their operations to a node, over
+its control socket or a WebSocket. Requests are pipelined: all that are made in one turn
+of the event loop leave in one write, and are answered by id in any order.
 
-A lost connection is made again, with jittered pauses, and what was unanswered is
-asked again within its deadline. For reads that is harmless; for commits the client
+A lost connection is made again, to the same node or to the next one that was named (see
+``client_nodes``: which, and how what was seen is carried along), and what was unanswered
+is asked again within its deadline. For reads that is harmless; for commits the client
 draws an ``operation_id``, which is replicated with the transaction, so that a
-commit that did get through counts once. (Its outcome then says ``repeated``, and
-its per-operation results are empty.)
+commit that did get through counts once, also through another node. (Its outcome then says
+``repeated``, and its per-operation results are empty.) A node that is overloaded says
+when to come back; until its deadline a call does.
 
 Invariants: a call either returns what the node answered or raises a
 ``CrdtmemError`` before its deadline has long passed; requests under way are
@@ -23,22 +25,23 @@ bounded; a client is used from the event loop that connected it.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-import random
 import secrets
-from collections.abc import AsyncIterator, Callable
-from typing import Any, Final, Self
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, Final, TypeVar
 
 from crdtmem.batch import SpaceName
 from crdtmem.causality import Context
-from crdtmem.changes import Change
-from crdtmem.client_stream import Events, Stream
-from crdtmem.errors import Closed, ConfigError, MalformedFrame, Unreachable
+from crdtmem.client_address import parse_addresses
+from crdtmem.client_events import Events
+from crdtmem.client_feed import ClientFeed
+from crdtmem.client_nodes import Nodes, Pauses
+from crdtmem.client_stream import Stream
+from crdtmem.codec import thaw
+from crdtmem.errors import Closed, MalformedFrame, Overloaded, Unreachable
 from crdtmem.handles import Conflict, WriteOptions
 from crdtmem.limits import Limits
 from crdtmem.operations import (
-    decode_change,
     decode_committed,
     decode_conflict,
     decode_context,
@@ -54,37 +57,28 @@ from crdtmem.session import ChangeFeed, MemoryFace
 from crdtmem.transaction import Transaction
 from crdtmem.wall import now_us
 
-__all__ = ["Client", "connect", "socket_path_of"]
+__all__ = ["Client", "connect"]
 
-_GRACE_MS: Final = 5_000
-_FIRST_PAUSE_MS: Final = 20
-_LONGEST_PAUSE_MS: Final = 1_000
+T = TypeVar("T")
+
 _OPERATION_ID_BYTES: Final = 12
-_log = logging.getLogger("crdtmem.client")
+_KEYS_PER_GET: Final = 10_000
 
 
-def socket_path_of(node_url: str) -> str:
-    """Return the path in ``unix:///path``; a bare path is taken as one. Raises ``ConfigError``."""
-    if "://" not in node_url:
-        return node_url
-    scheme, _, path = node_url.partition("://")
-    if scheme != "unix" or not path:
-        raise ConfigError(
-            f"{node_url!r} names no node",
-            hint="write unix:///path/to/crdtmem.sock, the node's control socket",
-        )
-    return path
+async def connect(
+    *node_urls: str, timeout_ms: int = 10_000, retry: bool = True, seen: Context | None = None
+) -> Client:
+    """Connect to a node: ``unix:///path`` or ``http://HOST:PORT``.
 
-
-async def connect(node_url: str, *, timeout_ms: int = 10_000, retry: bool = True) -> Client:
-    """Connect to the node behind a control socket: ``unix:///path``.
-
-    ``timeout_ms`` bounds every call, beyond what the call itself may wait for, and
-    how long a lost node is sought. With ``retry=False`` nothing is asked twice: a
-    lost connection is ``Unreachable`` at once. Raises ``Unreachable`` when no node
-    answers, ``ProtocolMismatch`` when it is of another version.
+    Of several, which must be nodes of one cluster, the first that can be used is, and the
+    others in turn when it is lost. ``timeout_ms`` bounds every call, beyond what the call
+    itself may wait for, and how long a node is sought. With ``retry=False`` nothing is
+    asked twice: a lost connection is ``Unreachable`` at once. ``seen`` is what an earlier
+    client had seen (``client.seen``): no older world is shown. Raises ``ConfigError`` for
+    what is no URL, ``Unreachable`` when no node answers, ``NotCovered`` when none has what
+    was seen, ``ProtocolMismatch`` when it is of another version.
     """
-    client = Client(socket_path_of(node_url), timeout_ms=timeout_ms, retry=retry)
+    client = Client(*node_urls, timeout_ms=timeout_ms, retry=retry, seen=seen)
     try:
         await client.open()
     except BaseException:
@@ -96,83 +90,52 @@ async def connect(node_url: str, *, timeout_ms: int = 10_000, retry: bool = True
 class Client(MemoryFace):
     """A node's memory. Use ``async with await connect("unix:///…") as memory``."""
 
-    def __init__(self, path: str, *, timeout_ms: int, retry: bool) -> None:
+    def __init__(
+        self,
+        *node_urls: str,
+        timeout_ms: int = 10_000,
+        retry: bool = True,
+        seen: Context | None = None,
+    ) -> None:
         super().__init__(WriteOptions())
-        self._path = path
+        self.nodes = Nodes(
+            parse_addresses(node_urls), timeout_ms=timeout_ms, seen=seen or Context()
+        )
+        self.retry = retry
         self._timeout_ms = timeout_ms
-        self._retry = retry
-        self._stream: Stream | None = None
-        self._connecting: asyncio.Future[Stream] | None = None
-        self._closed = False
         self._apart: set[Events] = set()
-        self._greeting: dict[str, Any] = {}
-        self._limits = Limits()
+        self._feeds: set[ClientFeed] = set()
 
     # ------------------------------------------------------------------ life
 
     async def open(self) -> None:
         """Make the first connection; raises ``Unreachable`` at once when nobody listens."""
-        self._adopt(await Stream.open(self._path, timeout_ms=self._timeout_ms))
+        await self.nodes.open()
 
     async def close(self) -> None:
         """Close the connection; calls that are under way raise ``Closed``. Idempotent."""
-        self._closed = True
-        if self._connecting is not None:
-            self._connecting.cancel()
+        await self.nodes.close()
+        for feed in list(self._feeds):
+            await feed.close()
         error = Closed("this client was closed", hint="connect again")
         for events in self._apart:
             await events.end(error)
-        if self._stream is not None:
-            await self._stream.close(error)
-            self._stream = None
+        self._apart.clear()
 
-    def _adopt(self, stream: Stream) -> Stream:
-        greeting = stream.greeting
-        try:
-            self._limits = Limits(**greeting["limits"])
-        except (KeyError, TypeError) as error:
-            raise MalformedFrame(
-                f"the node's greeting has the wrong shape: {error}", hint="is it newer?"
-            ) from error
-        self._greeting = greeting
-        self._stream = stream
-        return stream
+    # ------------------------------------------------------------------ what was seen
 
-    async def _live(self, deadline_s: float) -> Stream:
-        """Return a live stream, connecting again if need be, until the deadline."""
-        if self._closed:
-            raise Closed("this client is closed", hint="connect again")
-        stream = self._stream
-        if stream is not None and not stream.lost:
-            return stream
-        if self._connecting is None:
-            # One attempt is shared by all who wait; whoever gives up leaves it to the others.
-            self._connecting = asyncio.ensure_future(self._reconnect(deadline_s))
-            self._connecting.add_done_callback(self._connected)
-        remaining_s = deadline_s - asyncio.get_running_loop().time()
-        done, _ = await asyncio.wait({self._connecting}, timeout=max(0.0, remaining_s))
-        if self._closed:
-            raise Closed("this client was closed", hint="connect again")
-        if not done:
-            raise Unreachable(f"no node answers at {self._path}", hint="is it running?")
-        return next(iter(done)).result()
+    @property
+    def seen(self) -> Context:
+        """What this client and its sessions have read and written, as one context.
 
-    def _connected(self, attempt: asyncio.Future[Stream]) -> None:
-        self._connecting = None
-        if not attempt.cancelled() and attempt.exception() is not None:
-            _log.debug("connecting to %s failed: %s", self._path, attempt.exception())
+        A node that does not hold all of it is not used. Hand it on as ``connect(…,
+        seen=…)`` to go on in another process.
+        """
+        return Context(self.nodes.seen.copy())
 
-    async def _reconnect(self, deadline_s: float) -> Stream:
-        pause_ms = _FIRST_PAUSE_MS
-        while True:
-            try:
-                return self._adopt(await Stream.open(self._path, timeout_ms=self._timeout_ms))
-            except Unreachable:
-                pause_s = pause_ms * random.uniform(0.5, 1.5) / 1_000  # noqa: S311 - jitter
-                if asyncio.get_running_loop().time() + pause_s > deadline_s:
-                    raise
-                await asyncio.sleep(pause_s)
-                pause_ms = min(2 * pause_ms, _LONGEST_PAUSE_MS)
+    def forget_seen(self) -> None:
+        """Give up what was seen: go on with a node that is older, or has lost it."""
+        self.nodes.forget_seen()
 
     # ------------------------------------------------------------------ calls
 
@@ -182,23 +145,45 @@ class Client(MemoryFace):
         ``wait_ms`` is what the node itself may take over it; ``again`` says whether
         it may be asked twice. Raises what the node answered, or ``Unreachable``.
         """
+
+        def ask(stream: Stream, deadline_s: float) -> Awaitable[Any]:
+            return stream.call(verb, body, deadline_s)
+
+        return await self._ask(ask, wait_ms=wait_ms, again=again)
+
+    async def _ask(
+        self,
+        ask: Callable[[Stream, float], Awaitable[T]],
+        *,
+        wait_ms: int = 0,
+        again: bool = True,
+    ) -> T:
+        """Ask a live node, and again where it was lost, until the deadline."""
         loop = asyncio.get_running_loop()
+        nodes = self.nodes
         deadline_s = loop.time() + (wait_ms + self._timeout_ms) / 1_000
+        pauses: Pauses | None = None
         while True:
             # What the node may take over an answer is not what it may take to be found.
-            stream = await self._live(min(deadline_s, loop.time() + self._timeout_ms / 1_000))
+            stream = await nodes.live(min(deadline_s, loop.time() + self._timeout_ms / 1_000))
             try:
-                return await stream.call(verb, body, deadline_s)
+                return await ask(stream, deadline_s)
             except Unreachable:
-                if self._closed or not (self._retry and again and stream.lost):
+                if nodes.closed or not (self.retry and again and stream.lost):
                     raise
                 if loop.time() >= deadline_s:
                     raise
             except Closed:
                 # The node is stopping, and has not done it; its successor may.
-                if self._closed or not (self._retry and again):
+                if nodes.closed or not (self.retry and again):
                     raise
-                await stream.wait_lost(deadline_s)
+                await nodes.leave(stream, deadline_s)
+            except Overloaded as error:
+                # Nothing was taken. Without a hint it is the caller who has to ask for less.
+                if not self.retry or "retry_after_ms" not in error.details:
+                    raise
+                pauses = pauses or Pauses(deadline_s)
+                await pauses.after(error)
 
     async def events(
         self, verb: str, body: Any, *, idle_ms: int | None = None, apart: bool = False
@@ -209,40 +194,53 @@ class Client(MemoryFace):
         ``apart`` it has a connection of its own, so that a reader who takes its time
         holds up nobody's calls.
         """
-        if self._closed:
-            raise Closed("this client is closed", hint="connect again")
-        if apart:
-            stream = await Stream.open(self._path, timeout_ms=self._timeout_ms)
-            events = stream.events(verb, body, idle_ms=idle_ms, owned=True)
-            self._apart = {other for other in self._apart if not other.ended}
-            self._apart.add(events)
-            return events
         deadline_s = asyncio.get_running_loop().time() + self._timeout_ms / 1_000
-        return (await self._live(deadline_s)).events(verb, body, idle_ms=idle_ms)
+        if not apart:
+            stream = await self.nodes.live(deadline_s)
+            return stream.events(verb, body, idle_ms=idle_ms)
+        stream = await self.nodes.apart(deadline_s)
+        events = stream.events(verb, body, idle_ms=idle_ms, owned=True)
+        self._apart = {other for other in self._apart if not other.ended}
+        self._apart.add(events)
+        return events
 
-    async def _gather(self, verb: str, body: Any, decode: Callable[[Any], Any]) -> list[Any]:
-        found: list[Any] = []
-        async with await self.events(verb, body, idle_ms=self._timeout_ms) as events:
-            async for part in events:
-                found += [decode(item) for item in part]
-        return found
+    async def _gather(self, verb: str, body: Any, decode: Callable[[Any], T]) -> list[T]:
+        """Return all parts of an answer in one list; what it shows is noted as seen."""
+
+        async def ask(stream: Stream, deadline_s: float) -> list[T]:
+            found: list[T] = []
+            async with stream.events(verb, body, idle_ms=self._timeout_ms) as events:
+                async for part in events:
+                    found += [decode(item) for item in part]
+            self._saw(await stream.call("context", (), deadline_s))
+            return found
+
+        return await self._ask(ask)
+
+    def _saw(self, flat: Any) -> Context:
+        """Note a context that the node in use has answered."""
+        context = decode_context(flat)
+        if context is None:
+            raise MalformedFrame("the node answered no context", hint="is it of the same version?")
+        self.nodes.saw(context.vector)
+        return context
 
     # ------------------------------------------------------------------ Backend
 
     @property
     def limits(self) -> Limits:
         """The node's limits, which bind local writes."""
-        return self._limits
+        return self.nodes.limits
 
     @property
     def region(self) -> str:
         """The region that the node stands in."""
-        return str(self._greeting["region"])
+        return self.nodes.region
 
     @property
     def replica_id(self) -> int:
         """The node's replica id."""
-        return int(self._greeting["replica"])
+        return self.nodes.replica_id
 
     def now_us(self) -> int:
         """Return this process's wall-clock time in microseconds."""
@@ -253,8 +251,8 @@ class Client(MemoryFace):
         return secrets.randbits(64)
 
     async def _commit(self, transaction: Transaction, options: WriteOptions) -> Committed:
-        transaction.seal(self._limits)
-        if transaction.operation_id is None and self._retry:
+        transaction.seal(self.nodes.limits)
+        if transaction.operation_id is None and self.retry:
             transaction.operation_id = os.urandom(_OPERATION_ID_BYTES)
         body = (encode_write_options(options), encode_transaction(transaction))
         try:
@@ -262,7 +260,9 @@ class Client(MemoryFace):
         except Unreachable as error:
             error.details.setdefault("operation_id", transaction.operation_id)
             raise
-        return decode_committed(answer)
+        committed = decode_committed(answer)
+        self.nodes.saw(committed.context.vector)
+        return committed
 
     async def read(
         self,
@@ -276,7 +276,45 @@ class Client(MemoryFace):
         """Read one key, once the node has joined ``at_least``."""
         body = (space, datatype, key, encode_context(at_least), timeout_ms)
         wait_ms = 0 if at_least is None else timeout_ms
-        return decode_reading(await self.call("read", body, wait_ms=wait_ms))
+        reading = decode_reading(await self.call("read", body, wait_ms=wait_ms))
+        self.nodes.saw(reading.context.vector)
+        return reading
+
+    async def get_many(
+        self,
+        space: SpaceName,
+        keys: Sequence[str],
+        *,
+        at_least: Context | None = None,
+        timeout_ms: int = 10_000,
+    ) -> list[Any]:
+        """Return the values of many registers, ``None`` for each that holds nothing.
+
+        The quickest read of a node: a look-up per key, no siblings, no readings. More
+        than ten thousand keys are asked for in several parts.
+        """
+        found: list[Any] = []
+        for start in range(0, len(keys), _KEYS_PER_GET):
+            part = tuple(keys[start : start + _KEYS_PER_GET])
+            wait_ms = 0 if at_least is None else timeout_ms
+
+            async def ask(stream: Stream, deadline_s: float, part: Any = part) -> Any:
+                body = (space, part, encode_context(at_least), timeout_ms)
+                context = ("context", (), deadline_s)
+                if at_least is None:
+                    # Both leave in one write and are answered in order: the context covers
+                    # what the values show.
+                    values, flat = await asyncio.gather(
+                        stream.call("get", body, deadline_s), stream.call(*context)
+                    )
+                else:
+                    values = await stream.call("get", body, deadline_s)
+                    flat = await stream.call(*context)
+                self._saw(flat)
+                return values
+
+            found += thaw(await self._ask(ask, wait_ms=wait_ms))
+        return found
 
     async def keys(self, space: SpaceName, datatype: int) -> list[str]:
         """Return the keys of one datatype in a space, sorted."""
@@ -284,7 +322,13 @@ class Client(MemoryFace):
 
     async def spaces(self) -> list[SpaceName]:
         """Return the spaces that hold anything, sorted."""
-        return [decode_space(labels) for labels in await self.call("spaces", ())]
+
+        async def ask(stream: Stream, deadline_s: float) -> list[SpaceName]:
+            names = await stream.call("spaces", (), deadline_s)
+            self._saw(await stream.call("context", (), deadline_s))
+            return [decode_space(labels) for labels in names]
+
+        return await self._ask(ask)
 
     async def conflicts(self, space: SpaceName | None = None) -> list[Conflict]:
         """Return the places that hold concurrent values now, of one space or of all."""
@@ -292,29 +336,34 @@ class Client(MemoryFace):
 
     async def joined(self) -> Context:
         """Return what the node has joined and published now."""
-        return _context(await self.call("context", ()))
+        return self._saw(await self.call("context", ()))
 
     async def wait_for(self, context: Context, *, timeout_ms: int = 10_000) -> Context:
         """Return once the node has joined ``context``; raises ``NotCovered`` at the deadline."""
         body = (encode_context(context), timeout_ms)
-        return _context(await self.call("wait", body, wait_ms=timeout_ms))
+        return self._saw(await self.call("wait", body, wait_ms=timeout_ms))
 
     async def changes(
-        self, space: SpaceName | None = None, *, limit_batches: int = 10_000
+        self,
+        space: SpaceName | None = None,
+        *,
+        after: Context | None = None,
+        limit_batches: int = 10_000,
     ) -> ChangeFeed:
-        """Open a feed of what is published from now on, of one space or of all.
+        """Open a feed of what is published, of one space or of all: see ``ChangeFeed``.
 
-        It does not outlive its connection: it then ends with ``Unreachable``.
+        It outlives its connection, and goes on at another node where this client has one.
+        While none is found within the time-out its reader gets ``Unreachable``, and may
+        read on. Raises ``HistoryGap`` where the log does not reach back to ``after``.
         """
-        events = await self.events("subscribe", (space, limit_batches), apart=True)
-        try:
-            # The first event is empty, and says that the node has begun to listen.
-            async with asyncio.timeout(self._timeout_ms / 1_000):
-                await anext(events)
-        except TimeoutError as error:
-            await events.close()
-            raise Unreachable("the node did not begin to listen in time", hint="retry") from error
-        return _ClientFeed(events)
+        feed = ClientFeed(self, space, limit_batches)
+        await feed.open(after)
+        self._feeds.add(feed)
+        return feed
+
+    def feed_closed(self, feed: ClientFeed) -> None:
+        """Forget a feed that was closed."""
+        self._feeds.discard(feed)
 
     async def export(self, space: SpaceName | None = None) -> AsyncIterator[dict[str, Any]]:
         """Yield a record per live entry: see ``exporting``."""
@@ -323,33 +372,8 @@ class Client(MemoryFace):
             async for part in events:
                 for record in part:
                     yield record
-
-
-def _context(flat: Any) -> Context:
-    context = decode_context(flat)
-    if context is None:
-        raise MalformedFrame("the node answered no context", hint="is it of the same version?")
-    return context
-
-
-class _ClientFeed:
-    """A change feed over a connection: see ``ChangeFeed``."""
-
-    def __init__(self, events: Events) -> None:
-        self._events = events
-        self._ready: list[Change] = []
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Change:
-        while not self._ready:
-            try:
-                part = await anext(self._events)
-            except StopAsyncIteration:
-                raise Closed("the node ended this feed", hint="open another") from None
-            self._ready = [decode_change(item) for item in reversed(part)]
-        return self._ready.pop()
-
-    async def close(self) -> None:
-        await self._events.close()
+            deadline_s = asyncio.get_running_loop().time() + self._timeout_ms / 1_000
+            context = decode_context(await events.stream.call("context", (), deadline_s))
+            if context is not None:
+                replica_id = int(events.stream.greeting["replica"])
+                self.nodes.saw_elsewhere(context.vector, replica_id)

@@ -1,74 +1,112 @@
 """One connection of a client: calls by id, pipelined, with deadlines.
 
-Problem: thousands of calls share one socket; each has its own deadline, some are
-answered in parts, and the connection may die under all of them.
+Problem: thousands of calls share one connection; each has its own deadline, some are
+answered in parts, and the connection may die under all of them, or fall silent.
 
-Idea: an asyncio ``Protocol`` keeps the open calls by id. What is called in one
-turn of the event loop leaves in one write. Calls beyond ``OPEN_CALLS`` wait for
-their turn; while the node does not read, nothing more is written. One timer per
-stream watches the nearest deadlines instead of one per call.
+Idea: a ``Stream`` keeps the open calls by id, apart from what carries it: a Unix socket
+or a WebSocket, each a ``Carrier`` of payloads (one frame's MessagePack each: see
+``control_frames``). What is called in one turn of the event loop leaves in one write.
+Calls beyond the node's credits, as its greeting states them, wait for their turn; while
+the node does not read, nothing more is written. One timer per stream watches the nearest
+deadlines instead of one per call.
+
+A node that stands still keeps its connections. Whoever has somewhere else to go gives
+the stream a *patience*: while calls are open and nothing is heard for half of it, the
+node is asked something that it answers at once, and after all of it the stream is lost.
 
 Invariants: every open call ends exactly once, by answer, error, deadline or loss
-of the connection; parts that nobody takes are bounded, because reading stops
-while a call has ``UNTAKEN_PARTS`` of them.
+of the connection; parts that nobody takes are bounded (see ``client_events``), and so
+are requests that are not answered.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from types import TracebackType
-from typing import Any, Final, Self, cast
+from typing import Any, Final, Protocol
 
+from crdtmem.client_events import Events
 from crdtmem.control_frames import (
-    ANSWER_BYTES,
     CONTROL_VERSION,
     ERROR,
     EVENT,
     MAGIC,
     MESSAGES_PER_FRAME,
     RESULT,
-    FrameDecoder,
+    decode_messages,
     encode_body,
-    frame_of_messages,
+    payload_of_messages,
 )
-from crdtmem.errors import Closed, CrdtmemError, FrameTooLarge, MalformedFrame, Unreachable
+from crdtmem.errors import CrdtmemError, FrameTooLarge, MalformedFrame, Unreachable
 from crdtmem.operations import decode_error
 
-__all__ = ["OPEN_CALLS", "UNTAKEN_PARTS", "Call", "Events", "Stream"]
+__all__ = ["OPEN_BYTES", "OPEN_CALLS", "Call", "Carrier", "Stream", "anew", "unreachable"]
 
 OPEN_CALLS: Final = 1_000
-"""Most calls of one connection that wait for their answers; the node's bound is a little more."""
+"""Most calls of one connection that wait for their answers, whatever the node grants."""
 
-UNTAKEN_PARTS: Final = 16
-"""Most parts of one answer that are kept for a reader; then the connection is not read."""
+OPEN_BYTES: Final = 16 * 1024 * 1024
+"""Most bytes of requests that wait for their answers, beyond the last one."""
 
 _FRAME_BYTES: Final = 1024 * 1024
 _WATCH_S: Final = 0.25
+_LATE_S: Final = 1.0
 
 
 class Call:
     """One open call, answered through its future."""
 
-    __slots__ = ("deadline_s", "events", "future", "number")
+    __slots__ = ("deadline_s", "events", "future", "number", "size")
 
     def __init__(
-        self, number: int, future: asyncio.Future[Any], deadline_s: float, events: Events | None
+        self,
+        number: int,
+        size: int,
+        future: asyncio.Future[Any],
+        deadline_s: float,
+        events: Events | None,
     ) -> None:
         self.number = number
+        self.size = size
         self.future = future
         self.deadline_s = deadline_s
         self.events = events
 
 
-class Stream(asyncio.Protocol):
-    """A greeted connection to a node. Made by ``Stream.open``."""
+class Carrier(Protocol):
+    """What a stream needs of its transport.
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    In turn a carrier calls ``made`` once, ``received`` with each whole payload,
+    ``pause_writing`` and ``resume_writing`` around times in which too much of what it was
+    given lies unsent, ``failed`` where what came is no payload, and ``ended`` once.
+    """
+
+    def write(self, payload: bytes) -> None:
+        """Send a payload, now or later, never waiting."""
+
+    def pause_reading(self) -> None:
+        """Take nothing more from the node."""
+
+    def resume_reading(self) -> None:
+        """Go on where ``pause_reading`` stopped."""
+
+    def abort(self) -> None:
+        """End at once. Idempotent."""
+
+
+class Stream:
+    """A connection to a node, of use once it was greeted."""
+
+    _carrier: Carrier
+
+    def __init__(self, shown: str, *, patience_ms: int | None = None) -> None:
+        self.shown = shown
+        self._patience_s = None if patience_ms is None else patience_ms / 1_000
         self._loop = asyncio.get_running_loop()
-        self._decoder = FrameDecoder(ANSWER_BYTES + 1024)
         self._calls: dict[int, Call] = {}
+        self._open_bytes = 0
+        self._most_calls = OPEN_CALLS
+        self._most_bytes = OPEN_BYTES
         self._numbers = 0
         self._out: list[bytes] = []
         self._flush_due = False
@@ -76,6 +114,9 @@ class Stream(asyncio.Protocol):
         self._writable.set()
         self._room: deque[asyncio.Future[None]] = deque()
         self._watch: asyncio.TimerHandle | None = None
+        self._watch_s = 0.0
+        self._heard_s = 0.0
+        self._ping: Call | None = None
         self._stuffed: set[Events] = set()
         self._ended = asyncio.Event()
         self.error: CrdtmemError | None = None
@@ -83,38 +124,44 @@ class Stream(asyncio.Protocol):
         self.greeting: dict[str, Any] = {}
         self.frame_bytes = 0
 
-    @classmethod
-    async def open(cls, path: str, *, timeout_ms: int) -> Stream:
-        """Connect and greet. Raises ``Unreachable``, or what the node refuses with."""
-        loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + timeout_ms / 1_000
+    async def greet(self, deadline_s: float) -> None:
+        """Say hello. Raises ``Unreachable``, or what the node refuses with."""
         try:
-            async with asyncio.timeout(timeout_ms / 1_000):
-                _, stream = await loop.create_unix_connection(lambda: cls(path), path)
-        except (OSError, TimeoutError) as error:
-            raise _unreachable(path, error) from error
-        try:
-            greeting = await stream.call("hello", (MAGIC, CONTROL_VERSION), deadline_s)
-            if type(greeting) is not dict:
-                raise MalformedFrame("the node's greeting has the wrong shape", hint="retry")
-            stream.greeting = greeting
-            stream.frame_bytes = int(greeting["limits"]["frame_bytes"])
+            greeting = await self.call("hello", (MAGIC, CONTROL_VERSION), deadline_s)
+            try:
+                self.frame_bytes = int(greeting["limits"]["frame_bytes"])
+                self.greeting = dict(greeting)
+                # A few calls of the node's are kept free: for what cancels, and for a ping.
+                granted = greeting.get("credits", {})
+                self._most_calls = min(OPEN_CALLS, max(1, granted.get("requests", 1 << 30) - 24))
+                self._most_bytes = min(OPEN_BYTES, granted.get("bytes", OPEN_BYTES))
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise MalformedFrame(
+                    f"the greeting of {self.shown} has the wrong shape", hint="is it a node?"
+                ) from error
         except BaseException:
-            await stream.close(Unreachable("the connection was not greeted"))
+            await self.close(Unreachable("the connection was not greeted"))
             raise
-        return stream
 
     # ------------------------------------------------------------------ calls
 
+    @property
+    def _full(self) -> bool:
+        return (
+            len(self._calls) >= self._most_calls
+            or self._open_bytes >= self._most_bytes
+            or not self._writable.is_set()
+        )
+
     async def call(self, verb: str, body: Any, deadline_s: float) -> Any:
         """Ask one thing; raises what the node answers, or ``Unreachable``."""
-        while (len(self._calls) >= OPEN_CALLS or not self._writable.is_set()) and not self.lost:
+        while self._full and not self.lost:
             await self._wait_for_room(deadline_s)
         call = self._send(verb, body, deadline_s, None)
         try:
             return await call.future
         except asyncio.CancelledError:
-            self._forget(call)
+            self.forget(call)
             raise
 
     def events(self, verb: str, body: Any, *, idle_ms: int | None, owned: bool = False) -> Events:
@@ -125,23 +172,26 @@ class Stream(asyncio.Protocol):
 
     def _send(self, verb: str, body: Any, deadline_s: float, events: Events | None) -> Call:
         if self.lost:
-            raise self.error or _unreachable(self._path, None)
+            raise anew(self.error or unreachable(self.shown, None))
         self._numbers += 1
         number = self._numbers
         message = encode_body((number, verb, body))
-        if self.frame_bytes and len(message) + 8 > self.frame_bytes:
+        size = len(message)
+        if self.frame_bytes and size + 8 > self.frame_bytes:
             raise FrameTooLarge(
-                f"a request of {len(message)} bytes, the node's limit is {self.frame_bytes}",
+                f"a request of {size} bytes, the node's limit is {self.frame_bytes}",
                 hint="split the transaction",
             )
-        call = Call(number, self._loop.create_future(), deadline_s, events)
+        call = Call(number, size, self._loop.create_future(), deadline_s, events)
         self._calls[number] = call
+        self._open_bytes += size
         self._out.append(message)
         if not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self._flush)
         if self._watch is None:
-            self._watch = self._loop.call_later(_WATCH_S, self._look_at_deadlines)
+            self._heard_s = self._loop.time()
+            self._watch_again(self._heard_s)
         return call
 
     def _flush(self) -> None:
@@ -160,7 +210,7 @@ class Stream(asyncio.Protocol):
 
     def _write(self, messages: list[bytes]) -> None:
         if not self.lost:
-            self._transport.write(frame_of_messages(messages))
+            self._carrier.write(payload_of_messages(messages))
 
     async def _wait_for_room(self, deadline_s: float) -> None:
         room: asyncio.Future[None] = self._loop.create_future()
@@ -178,26 +228,41 @@ class Stream(asyncio.Protocol):
         if self.lost:
             free = len(self._room)
         else:
-            free = OPEN_CALLS - len(self._calls) if self._writable.is_set() else 0
+            free = 0 if self._full else self._most_calls - len(self._calls)
         while self._room and free > 0:
             room = self._room.popleft()
             if not room.done():
                 room.set_result(None)
                 free -= 1
 
-    def _forget(self, call: Call) -> None:
+    def _take_out(self, number: int) -> bool:
+        call = self._calls.pop(number, None)
+        if call is None:
+            return False
+        self._open_bytes -= call.size
+        return True
+
+    def forget(self, call: Call) -> None:
         """Let go of a call that nobody waits for; the node is told if it streams or waits."""
-        if self._calls.pop(call.number, None) is not None and not self.lost:
+        if self._take_out(call.number) and not self.lost:
             self._numbers += 1
             cancel = encode_body((self._numbers, "cancel", call.number))
+            self._flush()  # What it cancels may not have left yet.
             self._write([cancel])
             self._make_room()
 
+    # ------------------------------------------------------------------ time
+
+    def _watch_again(self, now_s: float) -> None:
+        self._watch_s = now_s + _WATCH_S
+        self._watch = self._loop.call_at(self._watch_s, self._look_at_deadlines)
+
     def _look_at_deadlines(self) -> None:
+        self._watch = None
         now_s = self._loop.time()
         late = [call for call in self._calls.values() if call.deadline_s <= now_s]
         for call in late:
-            self._forget(call)
+            self.forget(call)
             if not call.future.done():
                 call.future.set_exception(
                     Unreachable(
@@ -205,29 +270,49 @@ class Stream(asyncio.Protocol):
                         hint="is it overloaded, or its disk slow?",
                     )
                 )
-        self._watch = (
-            self._loop.call_later(_WATCH_S, self._look_at_deadlines) if self._calls else None
-        )
+        if self._patience_s is not None:
+            self._look_for_silence(now_s, self._patience_s)
+        if self._calls:
+            self._watch_again(now_s)
 
-    # ------------------------------------------------------------------ asyncio's side
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
-        # uvloop's transports are Transports in all but ancestry.
-        self._transport = transport = cast("asyncio.Transport", transport)
-
-    def data_received(self, data: bytes) -> None:
-        """Answer the calls that these bytes complete."""
-        self._decoder.feed(data)
-        try:
-            while (received := self._decoder.next_frame()) is not None:
-                for message in received[1]:
-                    self._take(*message)
-        except CrdtmemError as error:
-            self._lose(error)
-            self._transport.abort()
+    def _look_for_silence(self, now_s: float, patience_s: float) -> None:
+        if self._stuffed or now_s - self._watch_s > _LATE_S:
+            # It is we who did not listen, or did not run.
+            self._heard_s = now_s
+        silent_s = now_s - self._heard_s
+        if not self._calls or silent_s < patience_s / 2:
             return
-        self._make_room()
+        if silent_s >= patience_s:
+            self.drop(
+                Unreachable(
+                    f"the node at {self.shown} has said nothing for {silent_s:.1f} s",
+                    hint="is its process stopped, or its machine?",
+                )
+            )
+        elif self._ping is None or self._ping.number not in self._calls:
+            self._ping = self._send("context", (), float("inf"), None)
+
+    # ------------------------------------------------------------------ the carrier's side
+
+    def made(self, carrier: Carrier) -> None:
+        """Keep the carrier."""
+        self._carrier = carrier
+
+    def received(self, payload: bytes) -> None:
+        """Answer the calls that a payload answers."""
+        self._heard_s = self._loop.time()
+        try:
+            for message in decode_messages(payload):
+                self._take(*message)
+        except CrdtmemError as error:
+            self.failed(error)
+            return
+        if self._room:
+            self._make_room()
+
+    def failed(self, error: CrdtmemError) -> None:
+        """End a connection that brought what makes no sense."""
+        self.drop(error)
 
     def _take(self, number: int, kind: Any, body: Any) -> None:
         if number == 0 and kind == ERROR:
@@ -244,8 +329,8 @@ class Stream(asyncio.Protocol):
             raise MalformedFrame(f"an answer of kind {kind!r:.20}", hint="is the node newer?")
         result = decode_error(body) if kind == ERROR else body
         # Only now: whatever fails above ends every call that is open, this one included.
-        del self._calls[number]
-        if call.future.done():
+        self._take_out(number)
+        if call.future.done() or call is self._ping:
             return
         if kind == ERROR:
             call.future.set_exception(result)
@@ -261,9 +346,10 @@ class Stream(asyncio.Protocol):
         self._writable.set()
         self._make_room()
 
-    def connection_lost(self, error: Exception | None) -> None:
-        """End every open call."""
-        self._lose(self.error or _unreachable(self._path, error))
+    def ended(self, error: Exception | None) -> None:
+        """End every open call: the connection is no more."""
+        ours = error if isinstance(error, CrdtmemError) else unreachable(self.shown, error)
+        self._lose(ours)
         self._ended.set()
 
     def _lose(self, error: CrdtmemError) -> None:
@@ -275,15 +361,20 @@ class Stream(asyncio.Protocol):
             self._watch.cancel()
             self._watch = None
         calls, self._calls = self._calls, {}
+        self._open_bytes = 0
         for call in calls.values():
-            if not call.future.done():
-                call.future.set_exception(type(error)(error.message, hint=error.hint))
+            if not call.future.done() and call is not self._ping:
+                call.future.set_exception(anew(error))
         self._make_room()
 
-    async def close(self, error: CrdtmemError) -> None:
-        """End every open call with ``error``, and the connection."""
+    def drop(self, error: CrdtmemError) -> None:
+        """End every open call with ``error``, and the connection, without waiting for its end."""
         self._lose(error)
-        self._transport.abort()
+        self._carrier.abort()
+
+    async def close(self, error: CrdtmemError) -> None:
+        """Do what ``drop`` does, and return when the connection is no more."""
+        self.drop(error)
         await self._ended.wait()
 
     async def wait_lost(self, deadline_s: float) -> None:
@@ -303,107 +394,35 @@ class Stream(asyncio.Protocol):
             self._stuffed.discard(events)
         if not self.lost and bool(self._stuffed) != before:
             if self._stuffed:
-                self._transport.pause_reading()
+                self._carrier.pause_reading()
             else:
-                self._transport.resume_reading()
+                self._carrier.resume_reading()
 
 
-class Events:
-    """The parts of one answer, as they come; then its result. Use ``async with``."""
-
-    call: Call
-
-    def __init__(self, stream: Stream, idle_ms: int | None, *, owned: bool) -> None:
-        self._stream = stream
-        self._idle_ms = idle_ms
-        self._owned = owned
-        self._parts: deque[Any] = deque()
-        self._arrived = asyncio.Event()
-        self.result: Any = None
-
-    def push(self, part: Any) -> None:
-        """Add a part that arrived."""
-        self._parts.append(part)
-        self._arrived.set()
-        if len(self._parts) >= UNTAKEN_PARTS:
-            self._stream.stuffed(self, full=True)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Any:
-        while not self._parts:
-            if self.call.future.done():
-                self.result = self.call.future.result()
-                raise StopAsyncIteration
-            await self._wait()
-        part = self._parts.popleft()
-        if len(self._parts) < UNTAKEN_PARTS:
-            self._stream.stuffed(self, full=False)
-        return part
-
-    async def _wait(self) -> None:
-        self._arrived.clear()
-        arrived = asyncio.ensure_future(self._arrived.wait())
-        timeout_s = None if self._idle_ms is None else self._idle_ms / 1_000
-        try:
-            done, _ = await asyncio.wait(
-                {arrived, self.call.future},
-                timeout=timeout_s,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-        finally:
-            arrived.cancel()
-        if not done:
-            await self.close()
-            raise Unreachable("the node did not go on answering", hint="is it overloaded?")
-
-    async def close(self) -> None:
-        """Ask for no more. Idempotent."""
-        self._stream._forget(self.call)
-        self._stream.stuffed(self, full=False)
-        if not self.call.future.done():
-            self.call.future.cancel()
-        elif not self.call.future.cancelled():
-            self.call.future.exception()  # Nobody will ask for it any more.
-        if self._owned:
-            await self._stream.close(Closed("this feed was closed", hint="open another"))
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing more will come."""
-        return self.call.future.done()
-
-    async def end(self, error: CrdtmemError) -> None:
-        """End it with an error for whoever reads; for those with a connection of their own."""
-        await self._stream.close(error)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
+def anew(error: CrdtmemError) -> CrdtmemError:
+    """Return the same error once more: each of many callers raises one of its own."""
+    return type(error)(error.message, hint=error.hint, **error.details)
 
 
-def _unreachable(path: str, error: BaseException | None) -> Unreachable:
+def unreachable(shown: str, error: BaseException | None) -> Unreachable:
+    """Return the error for a node that could not be connected to, or is gone."""
     if error is None:
-        return Unreachable(f"the node at {path} ended the connection", hint="is it restarting?")
+        return Unreachable(f"the node at {shown} ended the connection", hint="is it restarting?")
     if isinstance(error, FileNotFoundError):
         return Unreachable(
-            f"there is no node at {path}", hint="start one with 'crdtmem node', or name its socket"
+            f"there is no node at {shown}", hint="start one with 'crdtmem node', or name its socket"
         )
     if isinstance(error, ConnectionRefusedError):
         return Unreachable(
-            f"no node listens at {path}", hint="it was stopped or killed; start it again"
+            f"no node listens at {shown}", hint="it was stopped or killed; start it again"
         )
     if isinstance(error, PermissionError):
         return Unreachable(
-            f"the control socket {path} is another user's", hint="ask as the user of the node"
+            f"the control socket {shown} is another user's", hint="ask as the user of the node"
+        )
+    if isinstance(error, TimeoutError):
+        return Unreachable(
+            f"the node at {shown} did not answer in time", hint="is it overloaded, or stopped?"
         )
     reason = str(error) or type(error).__name__
-    return Unreachable(f"the node at {path} cannot be reached: {reason}", hint="is it running?")
+    return Unreachable(f"the node at {shown} cannot be reached: {reason}", hint="is it running?")

@@ -47,10 +47,10 @@ FUNCTION_LINES = 70
 # The edge: modules that may touch files, sockets, clocks and chance. Everything else
 # is pure, and a new module is pure until it is written down here.
 IMPURE = frozenset({
-    "__main__", "chains", "checkpointing", "cli", "client", "client_events", "client_feed",
-    "client_nodes", "client_stream", "client_transport", "client_websocket", "config", "control",
-    "control_connection", "control_path", "datagram_relay", "demo", "editing", "executor", "feeds",
-    "importer", "integrations", "keys", "memory", "mesh_life", "mesh_verbs", "meshing", "node",
+    "__main__", "chains", "checkpointing", "cli", "client", "client_address", "client_events",
+    "client_feed", "client_nodes", "client_stream", "client_transport", "client_websocket",
+    "config", "control", "control_connection", "control_path", "datagram_relay", "demo", "editing", "executor",
+    "feeds", "importer", "integrations", "keys", "memory", "mesh_life", "mesh_verbs", "meshing", "node",
     "node_verbs", "peer_stream", "peers", "recovery", "relay", "rescuing", "retirement", "runtime",
     "server", "services", "settings", "settings_parts", "settings_service", "store", "synchronous",
     "verbs", "wall",
