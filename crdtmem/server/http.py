@@ -20,8 +20,10 @@ what is under way and ends streams.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable, Coroutine, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -30,8 +32,10 @@ from aiohttp import web
 from crdtmem.asking import Handler
 from crdtmem.errors import Closed, ConfigError, CrdtmemError, LimitExceeded
 from crdtmem.server.connection import Connection, Connections
+from crdtmem.server.docs import page_of
 from crdtmem.server.exchange import Exchange
 from crdtmem.server.negotiation import encode
+from crdtmem.server.openapi import describe
 from crdtmem.server.problems import MEDIA_TYPE, Refusal, problem_of, problem_of_refusal
 from crdtmem.server.routes import ROUTES
 from crdtmem.server.routing import Router
@@ -76,6 +80,16 @@ class HttpFace:
         self._connections: Connections | None = None
         self._server: asyncio.Server | None = None
         self._port = 0
+
+    @cached_property
+    def description(self) -> bytes:
+        """The description of the API, for programs."""
+        return encode(describe(self.router.routes))
+
+    @cached_property
+    def page(self) -> bytes:
+        """The description of the API, for people."""
+        return page_of(json.loads(self.description)).encode()
 
     # ------------------------------------------------------------------ life
 

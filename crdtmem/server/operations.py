@@ -297,7 +297,8 @@ class UpdateMembers(Change):
 
     def arguments(self, plain: Plain) -> tuple[Any, ...]:
         """Return the values and their path."""
-        return ({name: plain(value) for name, value in self.values.items()}, self.path)
+        values = {name: plain(value) for name, value in self.values.items()}
+        return (values, self.path) if self.path else (values,)
 
 
 class ApplyToMember(Change):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from crdtmem.server import feed, routes_many, routes_node, routes_values
+from crdtmem.server import feed, routes_about, routes_many, routes_node, routes_values
 from crdtmem.server.routing import Route
 
 __all__ = ["ROUTES"]
@@ -14,4 +14,5 @@ ROUTES: Final[tuple[Route, ...]] = (
     *routes_many.ROUTES,
     *feed.ROUTES,
     *routes_node.ROUTES,
+    *routes_about.ROUTES,
 )

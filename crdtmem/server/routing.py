@@ -87,7 +87,8 @@ class Router:
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._tree: dict[str, Any] = {}
-        for route in routes:
+        self.routes = tuple(routes)
+        for route in self.routes:
             node = self._tree
             for segment in route.path.split("/")[1:]:
                 node = node.setdefault(_VARIABLE if segment.startswith("{") else segment, {})

@@ -1,0 +1,39 @@
+"""Routes to the description of the API itself."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aiohttp import web
+
+from crdtmem.server.docs import HEADERS
+from crdtmem.server.exchange import Exchange
+from crdtmem.server.negotiation import JSON
+from crdtmem.server.routing import Route
+
+__all__ = ["ROUTES"]
+
+
+async def openapi(exchange: Exchange) -> web.StreamResponse:
+    """Return the description for programs."""
+    return web.Response(
+        body=exchange.face.description,
+        headers={"Content-Type": JSON, "Cache-Control": "no-store"},
+    )
+
+
+async def docs(exchange: Exchange) -> web.StreamResponse:
+    """Return the description for people."""
+    return web.Response(body=exchange.face.page, headers=HEADERS)
+
+
+ROUTES: Final = (
+    Route(
+        "GET", "/openapi.json", "openapi", "This description, for programs.", openapi,
+        tag="about", media=JSON,
+    ),
+    Route(
+        "GET", "/docs", "docs", "This description, for people.", docs,
+        tag="about", media="text/html",
+    ),
+)  # fmt: skip
