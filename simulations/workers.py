@@ -97,7 +97,10 @@ def _serve(pipe: Connection, work: Callable[[Any], Any]) -> None:
             item = pipe.recv()
         except EOFError:
             return
-        pipe.send(work(item))
+        answer = work(item)
+        # Whoever asked may be gone: the next thing that is heard is the end of the pipe.
+        with suppress(BrokenPipeError):
+            pipe.send(answer)
 
 
 def worked_off(

@@ -5,7 +5,9 @@ middle, and one that is checked in full at every step makes ten thousand runs im
 
 Idea: a ``Checker`` is told what happens and asks the ``History`` what should be. It works
 per batch that is published; what needs a whole state is done at ``finished``, after
-each start, and at a few moments drawn from the seed (``is_drawn``).
+each start, and at a few moments drawn from the seed (``is_drawn``). Most look at one of
+three things: a node now and then (``NowAndThen``), every call (``OfAnswers``), or every
+transaction of a client (``operations.OfWrites``).
 
 Invariants: a checker changes nothing in the world, and draws its moments from a stream of
 its own, so that leaving one out changes no run; it raises at the first offence, with the
@@ -14,15 +16,16 @@ machine, the time and enough of the evidence to begin with.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar, Final, Generic, TypeVar
 
 from simulations.errors import LivenessViolation, SafetyViolation
-from simulations.history import History
+from simulations.history import Call, History
 from simulations.node import Machine
 from simulations.world import SECOND, Watcher, World
 
-__all__ = ["Checker", "Tail", "is_maimed", "is_quiet", "lost_entries"]
+__all__ = ["Checker", "NowAndThen", "OfAnswers", "Tail", "is_maimed", "is_quiet", "lost_entries"]
 
 _LOOKS: Final = 0.02
 _LOST_ENTRY: Final = "lost entry "
@@ -78,6 +81,50 @@ class Checker(Watcher):
         where = machine if isinstance(machine, str) else machine.name
         place = f" on {where}" if where else ""
         return f"at {self.world.kernel.elapsed_us / SECOND:.6f} s{place}: {message}"
+
+
+class NowAndThen(Checker):
+    """Looks at one node now and then, for that takes long, and at every node in the end."""
+
+    looks: ClassVar[float]
+
+    def published(self, machine: Machine) -> None:
+        """Look at it, if this is one of the moments."""
+        if self.is_drawn(self.looks):
+            self.look(machine)
+
+    def finished(self) -> None:
+        """Look at everybody."""
+        for machine in self.world.up():
+            self.look(machine)
+
+    @abstractmethod
+    def look(self, machine: Machine) -> None:
+        """Look at one node; raises ``Violation``."""
+
+
+class OfAnswers(Checker):
+    """Looks at the end of every call, once."""
+
+    def __init__(self, world: World, history: History) -> None:
+        super().__init__(world, history)
+        self._new_answers = Tail(history.ended_calls)
+
+    def published(self, machine: Machine) -> None:
+        """Look at the calls that ended since."""
+        self._look()
+
+    def finished(self) -> None:
+        """Look at the last ones."""
+        self._look()
+
+    def _look(self) -> None:
+        for call in self._new_answers:
+            self.check(call)
+
+    @abstractmethod
+    def check(self, call: Call) -> None:
+        """Look at one call; raises ``Violation``."""
 
 
 def is_quiet(machine: Machine) -> bool:

@@ -13,32 +13,22 @@ Invariants: joins are never bound (their results may exceed limits on siblings).
 from __future__ import annotations
 
 from crdtmem.derived import KNOWN_OPERATIONS
-from simulations.checkers.base import Checker
+from simulations.checkers.base import NowAndThen
 from simulations.checkers.mesh_sizes import mesh_sizes
 from simulations.node import Machine, Ticket
 
 __all__ = ["Bounds"]
 
-_LOOKS = 0.05
 
-
-class Bounds(Checker):
+class Bounds(NowAndThen):
     """See the module."""
 
     name = "bounds"
     about = "every queue, inbox, window and buffer keeps within its limit"
+    looks = 0.05
 
-    def published(self, machine: Machine) -> None:
-        """Look now and then."""
-        if self.is_drawn(_LOOKS):
-            self._look(machine)
-
-    def finished(self) -> None:
-        """Look at everybody."""
-        for machine in self.world.up():
-            self._look(machine)
-
-    def _look(self, machine: Machine) -> None:
+    def look(self, machine: Machine) -> None:
+        """Look at one node."""
         sizes = _sizes(machine)
         if machine.mesh is not None:
             sizes |= mesh_sizes(machine.mesh)

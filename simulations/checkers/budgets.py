@@ -18,8 +18,9 @@ from collections.abc import Mapping
 from crdtmem.crdt import DATATYPES
 from crdtmem.crdt.bounded import BoundedCounter
 from crdtmem.entries import as_siblings
-from simulations.checkers.base import Checker
-from simulations.checkers.operations import Operations, Place
+from simulations.checkers.base import NowAndThen
+from simulations.checkers.operations import Operations
+from simulations.checkers.places import Place
 from simulations.history import History
 from simulations.node import Machine
 from simulations.world import World
@@ -28,30 +29,21 @@ __all__ = ["Budgets"]
 
 _KIND = BoundedCounter()
 _SIGNS = {"mint": (1, 0), "burn": (-1, 0), "consume": (0, 1), "release": (0, -1)}
-_LOOKS = 0.05
 
 
-class Budgets(Checker):
+class Budgets(NowAndThen):
     """See the module."""
 
     name = "budgets"
     about = "what is spent of a bounded counter never exceeds what was minted less burned"
+    looks = 0.05
 
     def __init__(self, world: World, history: History) -> None:
         super().__init__(world, history)
         self._operations = history.index(Operations)
 
-    def published(self, machine: Machine) -> None:
-        """Look now and then."""
-        if self.is_drawn(_LOOKS):
-            self._look(machine)
-
-    def finished(self) -> None:
-        """Look at everybody."""
-        for machine in self.world.up():
-            self._look(machine)
-
-    def _look(self, machine: Machine) -> None:
+    def look(self, machine: Machine) -> None:
+        """Look at one node."""
         state = machine.engine.state
         keys = [
             (space, code, key)

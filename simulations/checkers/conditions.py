@@ -13,52 +13,23 @@ Invariants: judged at the writer's own context, from the history.
 
 from __future__ import annotations
 
-from crdtmem.causality import VersionVector
-from crdtmem.crdt import DATATYPES
-from crdtmem.entries import SEQUENCE_MASK, unpack_dot
-from simulations.checkers.base import Checker
-from simulations.checkers.operations import Applied, Operations
+from crdtmem.entries import unpack_dot
+from simulations.checkers.operations import REGISTERS, Applied, OfWrites
 from simulations.checkers.oracle import named
-from simulations.checkers.places import Places
-from simulations.history import History
-from simulations.node import Machine
-from simulations.world import World
 
 __all__ = ["Conditions"]
 
-_CODES = frozenset(DATATYPES[name].code for name in ("register", "multi_value"))
 
-
-class Conditions(Checker):
+class Conditions(OfWrites):
     """See the module."""
 
     name = "conditions"
     about = "a write upon an observation supersedes just that; a condition held when it was made"
 
-    def __init__(self, world: World, history: History) -> None:
-        super().__init__(world, history)
-        self._places = history.index(Places)
-        self._operations = history.index(Operations)
-        self._done = 0
-
-    def published(self, machine: Machine) -> None:
-        """Look at what was written since, now and then: it does not change."""
-        if self.is_drawn():
-            self._look()
-
-    def finished(self) -> None:
-        """Look at the rest."""
-        self._look()
-
-    def _look(self) -> None:
-        self._operations.update()
-        listed = list(self._operations.copies.values())
-        # Further copies of an earlier operation are looked at as well, at the end.
-        for copies in listed[self._done :]:
-            for applied in copies:
-                if applied.call.observed is not None and applied.asked[0].place[1] in _CODES:
-                    self._check(applied)
-        self._done = len(listed)
+    def check(self, applied: Applied) -> None:
+        """Look at it, if it was made upon an observation."""
+        if applied.call.observed is not None and applied.asked[0].place[1] in REGISTERS:
+            self._check(applied)
 
     def _check(self, applied: Applied) -> None:
         call, place = applied.call, applied.asked[0].place
@@ -78,9 +49,7 @@ class Conditions(Checker):
                 raise self.fail(words, call.machine)
         if not call.step.arguments.get("expect") or applied.replica in self.history.forked:
             return
-        context = VersionVector(applied.context)
-        context[applied.replica] = (first & SEQUENCE_MASK) - 1
-        held = self._places.live(*place, context)
+        held = self._places.live(*place, applied.basis)
         surprising = {
             dot
             for dot, delta in held.items()

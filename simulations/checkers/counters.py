@@ -20,10 +20,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from crdtmem.crdt import DATATYPES
-from simulations.checkers.base import Checker, Tail
-from simulations.checkers.operations import Applied, Operations, Place
-from simulations.history import History
-from simulations.node import Machine
+from simulations.checkers.base import OfAnswers
+from simulations.checkers.operations import Applied, Operations
+from simulations.checkers.places import Place, place_of
+from simulations.history import Call, History
 from simulations.world import World
 
 __all__ = ["Counters"]
@@ -31,7 +31,7 @@ __all__ = ["Counters"]
 _CODES = frozenset(DATATYPES[name].code for name in ("counter", "g_counter"))
 
 
-class Counters(Checker):
+class Counters(OfAnswers):
     """See the module."""
 
     name = "counters"
@@ -40,15 +40,11 @@ class Counters(Checker):
     def __init__(self, world: World, history: History) -> None:
         super().__init__(world, history)
         self._operations = history.index(Operations)
-        self._new_answers = Tail(history.ended_calls)
-
-    def published(self, machine: Machine) -> None:
-        """Check what clients have read since."""
-        self._check_reads()
 
     def finished(self) -> None:
         """Check what clients have read, and every counter on every node."""
-        self._check_reads()
+        super().finished()
+        self._operations.update()
         now_us = self.world.kernel.now_us
         for place in self._operations.places():
             if place[1] not in _CODES:
@@ -57,18 +53,14 @@ class Counters(Checker):
                 value = machine.replica.read(*place, now_us).value
                 self._check(place, value, machine.engine.state.vector, machine.name, exact=True)
 
-    def _check_reads(self) -> None:
-        if not self._new_answers:
-            return
+    def check(self, call: Call) -> None:
+        """Check what a client has read."""
         self._operations.update()
-        for call in self._new_answers:
-            if call.step.kind != "read" or call.outcome != "ok":
-                continue
-            arguments = call.step.arguments
-            code = DATATYPES[arguments["datatype"]].code
-            if code in _CODES and call.context is not None:
-                place = (tuple(arguments["space"]), code, arguments["key"])
-                self._check(place, call.result.value, call.context, call.machine, exact=False)
+        if call.step.kind != "read" or call.outcome != "ok" or call.context is None:
+            return
+        place = place_of(call.step.arguments)
+        if place[1] in _CODES:
+            self._check(place, call.result.value, call.context, call.machine, exact=False)
 
     def _check(
         self, place: Place, value: int, vector: Mapping[int, int], where: str, *, exact: bool

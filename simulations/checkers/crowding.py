@@ -13,58 +13,30 @@ Invariants: judged at the writer's own context; joins may lead to any number of 
 
 from __future__ import annotations
 
-from crdtmem.causality import VersionVector
-from crdtmem.crdt import DATATYPES
-from crdtmem.entries import SEQUENCE_MASK, unpack_dot
-from simulations.checkers.base import Checker, Tail
-from simulations.checkers.operations import Applied, Operations
-from simulations.checkers.places import Places
-from simulations.history import History
-from simulations.node import Machine
-from simulations.world import World
+from crdtmem.entries import unpack_dot
+from simulations.checkers.operations import REGISTERS, Applied, OfWrites
 
 __all__ = ["Crowding"]
 
-_CODES = frozenset(DATATYPES[name].code for name in ("register", "multi_value"))
 
-
-class Crowding(Checker):
+class Crowding(OfWrites):
     """See the module."""
 
     name = "crowding"
     about = "no write that looked at nothing goes through where the limit on siblings is reached"
 
-    def __init__(self, world: World, history: History) -> None:
-        super().__init__(world, history)
-        self._places = history.index(Places)
-        self._operations = history.index(Operations)
-        self._new = Tail(self._operations.found)
-
-    def published(self, machine: Machine) -> None:
-        """Look at what was written since, now and then."""
-        if self.is_drawn():
-            self._look()
-
-    def finished(self) -> None:
-        """Look at the rest."""
-        self._look()
-
-    def _look(self) -> None:
-        self._operations.update()
-        for applied in self._new:
-            # Of a transaction only the first operation is sure to have found what was there.
-            for asked in applied.asked[:1]:
-                if asked.place[1] in _CODES and asked.name == "set":
-                    self._check(applied)
+    def check(self, applied: Applied) -> None:
+        """Look at its first operation: only that is sure to have found what was there."""
+        for asked in applied.asked[:1]:
+            if asked.place[1] in REGISTERS and asked.name == "set":
+                self._check(applied)
 
     def _check(self, applied: Applied) -> None:
         attempts = self._operations.attempts(applied)
         if applied.replica in self.history.forked or len({a.observed for a in attempts}) > 1:
             return
         place, observed = applied.asked[0].place, applied.call.observed or frozenset()
-        context = VersionVector(applied.context)
-        context[applied.replica] = (applied.first & SEQUENCE_MASK) - 1
-        held = self._places.live(*place, context)
+        held = self._places.live(*place, applied.basis)
         limit = self.world.config.limits.siblings
         if len(held) >= limit and observed.isdisjoint(held):
             words = (

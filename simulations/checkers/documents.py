@@ -17,42 +17,38 @@ from collections.abc import Mapping
 
 from crdtmem.crdt import DATATYPES
 from crdtmem.crdt.updates import materialise, plain_value
-from simulations.checkers.base import Checker
-from simulations.checkers.operations import Applied, Operations, Place
-from simulations.checkers.places import Places
+from simulations.checkers.base import NowAndThen
+from simulations.checkers.operations import Applied, Operations
+from simulations.checkers.places import Place, Places
 from simulations.history import History
 from simulations.node import Machine
 from simulations.world import World
 
 __all__ = ["Documents"]
 
-_LOOKS = 0.005
 _DOCUMENT = DATATYPES["document"].code
 
 
-class Documents(Checker):
+class Documents(NowAndThen):
     """See the module."""
 
     name = "documents"
     about = "a document shows what the updates that nobody deleted add up to, compacted or not"
+    looks = 0.005
 
     def __init__(self, world: World, history: History) -> None:
         super().__init__(world, history)
         self._places = history.index(Places)
         self._operations = history.index(Operations)
 
-    def published(self, machine: Machine) -> None:
-        """Look at one node, rarely."""
-        if self.is_drawn(_LOOKS):
-            self._look(machine)
-
     def finished(self) -> None:
         """Look at one node: that the others show the same is ``agreement``'s to say."""
         for machine in self.world.up():
-            self._look(machine)
+            self.look(machine)
             return
 
-    def _look(self, machine: Machine) -> None:
+    def look(self, machine: Machine) -> None:
+        """Look at all documents of one node."""
         if self.history.forked:
             return
         self._operations.update()

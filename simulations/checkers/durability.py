@@ -12,23 +12,18 @@ Invariants: a disk is what survives a crash: what lies in an open transaction is
 from __future__ import annotations
 
 from crdtmem.entries import unpack_dot
-from simulations.checkers.base import Checker, Tail
-from simulations.history import Call, History
+from simulations.checkers.base import OfAnswers
+from simulations.history import Call
 from simulations.node import Machine
-from simulations.world import World
 
 __all__ = ["Durability"]
 
 
-class Durability(Checker):
+class Durability(OfAnswers):
     """See the module."""
 
     name = "durability"
     about = "what is acknowledged or visible is on the disk; what was reached elsewhere is there"
-
-    def __init__(self, world: World, history: History) -> None:
-        super().__init__(world, history)
-        self._new_answers = Tail(history.ended_calls)
 
     def published(self, machine: Machine) -> None:
         """Compare what is visible with what is durable."""
@@ -36,17 +31,10 @@ class Durability(Checker):
         if not view.durable.dominates(view.vector):
             beyond = view.vector.beyond(view.durable)
             raise self.fail(f"it shows {beyond}, which its disk does not hold", machine)
-        self._look()
+        super().published(machine)
 
-    def finished(self) -> None:
-        """Look at the last answers."""
-        self._look()
-
-    def _look(self) -> None:
-        for call in self._new_answers:
-            self._check(call)
-
-    def _check(self, call: Call) -> None:
+    def check(self, call: Call) -> None:
+        """Compare what a caller was told with what is on the disks."""
         if call.dots is None:
             return
         if not call.was_durable:

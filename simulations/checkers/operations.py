@@ -15,21 +15,25 @@ operation; nothing here looks at values, distances or superseded dots.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from crdtmem.causality import VersionVector
 from crdtmem.crdt import DATATYPES
 from crdtmem.entries import SEQUENCE_BITS, SEQUENCE_MASK
 from crdtmem.rescue import RESCUE_PREFIX
-from simulations.checkers.base import Tail
+from simulations.checkers.base import Checker, Tail
+from simulations.checkers.places import Place, Places, place_of
 from simulations.history import Call, History
+from simulations.node import Machine
+from simulations.world import World
 
-__all__ = ["Applied", "Asked", "Operations", "Place"]
+__all__ = ["REGISTERS", "Applied", "Asked", "OfWrites", "Operations"]
 
-Place = tuple[tuple[str, ...], int, str]
-"""Space, code of the datatype, key."""
+REGISTERS: Final = frozenset(DATATYPES[name].code for name in ("register", "multi_value"))
+"""The datatypes whose writes displace what their writer saw, by their codes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,13 @@ class Applied:
     def replica(self) -> int:
         """Who wrote it."""
         return self.first >> SEQUENCE_BITS
+
+    @property
+    def basis(self) -> VersionVector:
+        """What had been joined where and when it was staged, the writer's own part included."""
+        vector = VersionVector(self.context)
+        vector[self.replica] = (self.first & SEQUENCE_MASK) - 1
+        return vector
 
     @property
     def last_sequence(self) -> int:
@@ -152,15 +163,41 @@ class Operations:
         return applied is min(copies, key=lambda copy: copy.rank, default=applied)
 
 
+class OfWrites(Checker):
+    """Looks at every transaction of a client, once, some time after it became durable."""
+
+    def __init__(self, world: World, history: History) -> None:
+        super().__init__(world, history)
+        self._places = history.index(Places)
+        self._operations = history.index(Operations)
+        self._new = Tail(self._operations.found)
+
+    def published(self, machine: Machine) -> None:
+        """Look at what was written since, now and then: it does not change."""
+        if self.is_drawn():
+            self._look()
+
+    def finished(self) -> None:
+        """Look at the rest."""
+        self._look()
+
+    def _look(self) -> None:
+        self._operations.update()
+        for applied in self._new:
+            self.check(applied)
+
+    @abstractmethod
+    def check(self, applied: Applied) -> None:
+        """Look at one transaction; raises ``Violation``."""
+
+
 def _asked(call: Call) -> Iterator[Asked]:
     arguments = call.step.arguments
     if call.step.kind == "transfer":
-        code = DATATYPES["bounded_counter"].code
-        place = (tuple(arguments["space"]), code, arguments["key"])
+        place = place_of(arguments, "bounded_counter")
         yield Asked(place, "transfer", (arguments["amount"],), False)
     if call.step.kind in ("edit", "update"):
-        place = (tuple(arguments["space"]), DATATYPES["document"].code, arguments["key"])
-        yield Asked(place, "update", (), False)
+        yield Asked(place_of(arguments, "document"), "update", (), False)
     for space, datatype, key, name, given, *options in arguments.get("operations", ()):
         place = (tuple(space), DATATYPES[datatype].code, key)
         expires = bool(options and options[0].get("ttl_ms") is not None)

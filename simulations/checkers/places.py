@@ -15,11 +15,21 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from crdtmem.batch import REMOVED, SpaceName
+from crdtmem.crdt import DATATYPES
 from crdtmem.entries import SEQUENCE_BITS, SEQUENCE_MASK, Field, Stamp
 from simulations.checkers.base import Tail
 from simulations.history import History
 
-__all__ = ["Delta", "Places", "covers"]
+__all__ = ["Delta", "Place", "Places", "covers", "place_of"]
+
+Place = tuple[SpaceName, int, str]
+"""A key: its space, its datatype's code, its name."""
+
+
+def place_of(arguments: Mapping[str, Any], datatype: str = "") -> Place:
+    """Return the key that the arguments of a step name, with its own or another datatype."""
+    code = DATATYPES[datatype or arguments["datatype"]].code
+    return tuple(arguments["space"]), code, arguments["key"]
 
 
 class Delta(NamedTuple):
@@ -43,7 +53,7 @@ class Places:
     def __init__(self, history: History) -> None:
         self._history = history
         self._new_batches = Tail(history.log)
-        self._deltas: dict[tuple[SpaceName, int, str], list[Delta]] = {}
+        self._deltas: dict[Place, list[Delta]] = {}
 
     def deltas(self, space: SpaceName, code: int, key: str) -> list[Delta]:
         """Return all deltas of a key that were ever durable."""

@@ -12,18 +12,16 @@ Invariants: contexts with an id of several histories are left out.
 
 from __future__ import annotations
 
-from crdtmem.crdt import DATATYPES
-from simulations.checkers.base import Checker, Tail
+from simulations.checkers.base import OfAnswers
 from simulations.checkers.oracle import named
-from simulations.checkers.places import Places
+from simulations.checkers.places import Places, place_of
 from simulations.history import Call, History
-from simulations.node import Machine
 from simulations.world import World
 
 __all__ = ["Reads"]
 
 
-class Reads(Checker):
+class Reads(OfAnswers):
     """See the module."""
 
     name = "reads"
@@ -32,28 +30,15 @@ class Reads(Checker):
     def __init__(self, world: World, history: History) -> None:
         super().__init__(world, history)
         self._places = history.index(Places)
-        self._new_answers = Tail(history.ended_calls)
 
-    def published(self, machine: Machine) -> None:
-        """Look at the readings since."""
-        self._look()
-
-    def finished(self) -> None:
-        """Look a last time."""
-        self._look()
-
-    def _look(self) -> None:
-        for call in self._new_answers:
-            if call.step.kind == "read" and call.outcome == "ok":
-                self._check(call)
-
-    def _check(self, call: Call) -> None:
+    def check(self, call: Call) -> None:
+        """Compare a reading with what its context holds."""
+        if call.step.kind != "read" or call.outcome != "ok":
+            return
         assert call.context is not None
         if not self.history.forked.isdisjoint(call.context):
             return
-        arguments = call.step.arguments
-        code = DATATYPES[arguments["datatype"]].code
-        place = (tuple(arguments["space"]), code, arguments["key"])
+        place = place_of(call.step.arguments)
         held = self._places.live(*place, call.context)
         live = {
             dot

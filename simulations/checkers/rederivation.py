@@ -17,33 +17,23 @@ from typing import Any
 from crdtmem.errors import StoreError
 from crdtmem.recovery import rederive
 from crdtmem.table import State
-from simulations.checkers.base import Checker, is_quiet
+from simulations.checkers.base import NowAndThen, is_quiet
 from simulations.node import Machine
 
 __all__ = ["Rederivation", "content"]
 
-_LOOKS = 0.002
-
 Content = dict[tuple[Any, ...], tuple[object, ...]]
 
 
-class Rederivation(Checker):
+class Rederivation(NowAndThen):
     """See the module."""
 
     name = "rederivation"
     about = "the state in memory equals what checkpoint and log lead to"
+    looks = 0.002
 
-    def published(self, machine: Machine) -> None:
-        """Derive a state anew, rarely."""
-        if self.is_drawn(_LOOKS):
-            self._compare(machine)
-
-    def finished(self) -> None:
-        """Derive every state anew."""
-        for machine in self.world.up():
-            self._compare(machine)
-
-    def _compare(self, machine: Machine) -> None:
+    def look(self, machine: Machine) -> None:
+        """Derive its state anew."""
         store = machine.store
         if store is None or not is_quiet(machine):
             return

@@ -32,10 +32,10 @@ from typing import Any, Final, NamedTuple
 
 from crdtmem.codec import thaw
 from crdtmem.crdt import DATATYPES
-from simulations.checkers.base import Checker, Tail
-from simulations.checkers.operations import Applied, Asked, Operations, Place
-from simulations.history import History
-from simulations.node import Machine
+from simulations.checkers.base import OfAnswers
+from simulations.checkers.operations import Applied, Asked, Operations
+from simulations.checkers.places import Place, place_of
+from simulations.history import Call, History
 from simulations.world import World
 
 __all__ = ["Semantics"]
@@ -81,7 +81,7 @@ class _Event(NamedTuple):
         return any(first <= dot < first + other.applied.count for dot in dots)
 
 
-class Semantics(Checker):
+class Semantics(OfAnswers):
     """See the module."""
 
     name = "semantics"
@@ -90,15 +90,10 @@ class Semantics(Checker):
     def __init__(self, world: World, history: History) -> None:
         super().__init__(world, history)
         self._operations = history.index(Operations)
-        self._new_answers = Tail(history.ended_calls)
-
-    def published(self, machine: Machine) -> None:
-        """Check some of the readings since."""
-        self._look()
 
     def finished(self) -> None:
         """Check every key."""
-        self._look()
+        super().finished()
         machine = next(self.world.up(), None)
         if machine is None or self.history.forked:
             return
@@ -108,17 +103,15 @@ class Semantics(Checker):
             if _NAMES[place[1]] in _CHECKED:
                 self._check(place, machine.replica.read(*place, now_us), vector, machine.name)
 
-    def _look(self) -> None:
-        for call in self._new_answers:
-            arguments = call.step.arguments
-            if call.step.kind != "read" or call.outcome != "ok" or self.history.forked:
-                continue
-            if arguments["datatype"] in _CHECKED - {"log"} and self.is_drawn(_READS):
-                assert call.context is not None
-                self._operations.update()
-                code = DATATYPES[arguments["datatype"]].code
-                place = (tuple(arguments["space"]), code, arguments["key"])
-                self._check(place, call.result, call.context, call.machine)
+    def check(self, call: Call) -> None:
+        """Check some of the readings."""
+        if call.step.kind != "read" or call.outcome != "ok" or self.history.forked:
+            return
+        arguments = call.step.arguments
+        if arguments["datatype"] in _CHECKED - {"log"} and self.is_drawn(_READS):
+            assert call.context is not None
+            self._operations.update()
+            self._check(place_of(arguments), call.result, call.context, call.machine)
 
     def _check(self, place: Place, reading: Any, vector: Mapping[int, int], where: str) -> None:
         known = [applied for applied in self._operations.at(place) if applied.is_in(vector)]

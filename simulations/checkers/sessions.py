@@ -15,39 +15,22 @@ from __future__ import annotations
 
 from crdtmem.causality import VersionVector
 from crdtmem.entries import SEQUENCE_BITS, SEQUENCE_MASK
-from simulations.checkers.base import Checker, Tail
-from simulations.history import Call, History
-from simulations.node import Machine
-from simulations.world import World
+from simulations.checkers.base import OfAnswers
+from simulations.history import Call
 
 __all__ = ["Sessions"]
 
 
-class Sessions(Checker):
+class Sessions(OfAnswers):
     """See the module."""
 
     name = "sessions"
     about = "whoever moves reads their own writes, reads forward, and writes after what they read"
 
-    def __init__(self, world: World, history: History) -> None:
-        super().__init__(world, history)
-        self._new_answers = Tail(history.ended_calls)
-
-    def published(self, machine: Machine) -> None:
-        """Look at the answers given since."""
-        self._look()
-
-    def finished(self) -> None:
-        """Look a last time."""
-        self._look()
-
-    def _look(self) -> None:
-        for call in self._new_answers:
-            if call.context is not None:
-                self._check(call)
-
-    def _check(self, call: Call) -> None:
-        assert call.context is not None
+    def check(self, call: Call) -> None:
+        """Compare what it was answered from with what it demanded."""
+        if call.context is None:
+            return
         if not call.context.dominates(call.demanded):
             words = f"call {call.number} was answered from before what it demanded"
             raise self.fail(words, call.machine)

@@ -13,10 +13,9 @@ Invariants: operations that may find nothing to do (a removal) need not have wri
 from __future__ import annotations
 
 from crdtmem.entries import unpack_dot
-from simulations.checkers.base import Checker, Tail
+from simulations.checkers.base import OfAnswers
 from simulations.checkers.operations import Applied, Operations
 from simulations.history import Call, History
-from simulations.node import Machine
 from simulations.world import World
 
 __all__ = ["Transactions"]
@@ -27,7 +26,7 @@ _WRITES = frozenset(
 _REFUSED = frozenset({"condition_failed", "insufficient_rights", "limit_exceeded", "invalid_value"})
 
 
-class Transactions(Checker):
+class Transactions(OfAnswers):
     """See the module."""
 
     name = "transactions"
@@ -36,28 +35,22 @@ class Transactions(Checker):
     def __init__(self, world: World, history: History) -> None:
         super().__init__(world, history)
         self._operations = history.index(Operations)
-        self._new_answers = Tail(history.ended_calls)
-
-    def published(self, machine: Machine) -> None:
-        """Look at what was answered since."""
-        self._look()
 
     def finished(self) -> None:
         """Look a last time, and at everything that was ever written for somebody."""
-        self._look()
+        super().finished()
+        self._operations.update()
         for copies in self._operations.copies.values():
             for applied in copies:
                 self._require_whole(applied)
 
-    def _look(self) -> None:
-        if not self._new_answers:
-            return
+    def check(self, call: Call) -> None:
+        """Look at what it wrote, or whether it wrote nothing."""
         self._operations.update()
-        for call in self._new_answers:
-            if call.dots is not None and not call.repeated:
-                self._check_written(call)
-            elif call.outcome == "refused" and call.code in _REFUSED:
-                self._check_refused(call)
+        if call.dots is not None and not call.repeated:
+            self._check_written(call)
+        elif call.outcome == "refused" and call.code in _REFUSED:
+            self._check_refused(call)
 
     def _check_written(self, call: Call) -> None:
         assert call.dots is not None

@@ -23,54 +23,32 @@ from collections.abc import Iterable
 from crdtmem.batch import SpaceName
 from crdtmem.causality import VersionVector
 from crdtmem.crdt import DATATYPES
-from crdtmem.entries import SEQUENCE_MASK, unpack_dot
+from crdtmem.entries import unpack_dot
 from crdtmem.policy import SYSTEM_SPACE, policy_key
-from simulations.checkers.base import Checker, Tail
-from simulations.checkers.operations import Applied, Operations, Place
+from simulations.checkers.operations import REGISTERS, Applied, OfWrites
 from simulations.checkers.oracle import named
-from simulations.checkers.places import Delta, Places, covers
-from simulations.history import History
-from simulations.node import Machine
-from simulations.world import World
+from simulations.checkers.places import Delta, Place, covers
 
 __all__ = ["Trust"]
 
 _BATCHES_BEFORE = 3
 _REGISTER = DATATYPES["register"].code
-_CODES = frozenset(DATATYPES[name].code for name in ("register", "multi_value"))
 
 
-class Trust(Checker):
+class Trust(OfWrites):
     """See the module."""
 
     name = "trust"
     about = "where trust is ordered, a write displaces nothing of higher trust, and all else"
 
-    def __init__(self, world: World, history: History) -> None:
-        super().__init__(world, history)
-        self._places = history.index(Places)
-        self._operations = history.index(Operations)
-        self._new = Tail(self._operations.found)
-
-    def published(self, machine: Machine) -> None:
-        """Look at what was written since, now and then."""
-        if self.is_drawn():
-            self._look()
-
-    def finished(self) -> None:
-        """Look at the rest."""
-        self._look()
-
-    def _look(self) -> None:
-        self._operations.update()
-        for applied in self._new:
-            if applied.replica in self.history.forked:
-                continue
-            context = VersionVector(applied.context)
-            context[applied.replica] = (applied.first & SEQUENCE_MASK) - 1
-            for place in dict.fromkeys(item.place for item in applied.asked):
-                if self._is_ordered(place[0], self._earlier(applied.first), context):
-                    self._check(applied, place, context)
+    def check(self, applied: Applied) -> None:
+        """Look at every key that it was about, where trust was ordered beyond doubt."""
+        if applied.replica in self.history.forked:
+            return
+        context = applied.basis
+        for place in dict.fromkeys(item.place for item in applied.asked):
+            if self._is_ordered(place[0], self._earlier(applied.first), context):
+                self._check(applied, place, context)
 
     def _earlier(self, dot: int) -> VersionVector:
         """Return what the writer of a dot had joined, and surely shown, some batches before."""
@@ -106,7 +84,7 @@ class Trust(Checker):
             )
             raise self.fail(words, applied.call.machine)
         alone = len(applied.asked) == 1 and applied.asked[0].name in ("set", "delete")
-        if place[1] not in _CODES or not alone or applied.call.observed is not None:
+        if place[1] not in REGISTERS or not alone or applied.call.observed is not None:
             return
         held = self._places.live(*place, context)
         spared = held.keys() - _above(held.values(), trust) - gone
