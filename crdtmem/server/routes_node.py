@@ -15,7 +15,6 @@ from crdtmem.server.answers import Accepted, Keyring, LostWrites, Members, Open,
 from crdtmem.server.exchange import Exchange
 from crdtmem.server.operations import Body, DotText, ReplicaText
 from crdtmem.server.routing import Route
-from crdtmem.server.websocket import socket_handler
 
 __all__ = ["ROUTES"]
 
@@ -194,11 +193,6 @@ async def _rotate(exchange: Exchange, action: str, key: Any, timeout_ms: int) ->
     return exchange.reply(await exchange.ask("rotate", (action, key, timeout_ms)))
 
 
-async def socket(exchange: Exchange) -> web.StreamResponse:
-    """Carry the control protocol over a WebSocket."""
-    return await socket_handler(exchange.face.node.service)(exchange.request)
-
-
 # ------------------------------------------------------------------ the table
 
 
@@ -233,8 +227,4 @@ ROUTES: Final = (
     _doing("keyring/use", "use_key", "Have all seal with a key.", use_key, NamedKey, Keyring),
     _doing("keyring/remove", "remove_key", "Have all forget a key.", remove_key, RemoveKey,
            Keyring),
-    Route(
-        "GET", "/v1/socket", "socket", "Carry the control protocol over a WebSocket.", socket,
-        tag="node", status=101, media="websocket",
-    ),
 )  # fmt: skip
