@@ -19,6 +19,7 @@ from __future__ import annotations
 import base64
 import json
 import warnings
+from abc import abstractmethod
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import islice
@@ -51,6 +52,22 @@ class _Replay(Workload):
         """Whether there is any recording of its kind."""
         return any(DATA.glob(self.pattern))
 
+    def steps(
+        self, random: Random, clients: int, machines: int, duration_us: int, rate_per_s: float
+    ) -> list[Step]:
+        """Lay what was recorded over the times of a drawn load."""
+        times = moments(random, duration_us, rate_per_s)
+        found = self.recordings()
+        if not found or not times:
+            return []
+        return list(self.replay(random, found, times, clients, machines))
+
+    @abstractmethod
+    def replay(
+        self, random: Random, found: list[Path], times: list[int], clients: int, machines: int
+    ) -> Iterator[Step]:
+        """Yield steps at these times, at the most, from one or more of the recordings."""
+
     def recordings(self) -> list[Path]:
         """Return the recordings; warns where there are none."""
         found = sorted(DATA.glob(self.pattern))
@@ -68,18 +85,13 @@ class Conversations(_Replay):
     space = "conversations"
     pattern = "locomo/*.events.jsonl"
 
-    def steps(
-        self, random: Random, clients: int, machines: int, duration_us: int, rate_per_s: float
-    ) -> list[Step]:
+    def replay(
+        self, random: Random, found: list[Path], times: list[int], clients: int, machines: int
+    ) -> Iterator[Step]:
         """Replay a stretch of one conversation; each speaker is one client."""
-        times = moments(random, duration_us, rate_per_s)
-        recordings = self.recordings()
-        if not recordings or not times:
-            return []
-        events = [event.body for event in read_events(random.choice(recordings))]
+        events = [event.body for event in read_events(random.choice(found))]
         begin = random.randrange(max(1, len(events) - len(times)))
         speakers: dict[str, int] = {}
-        found = []
         for at_us, turn in zip(times, events[begin:], strict=False):
             client = speakers.setdefault(turn["speaker"], len(speakers)) % clients
             kind, arguments = write(
@@ -89,8 +101,7 @@ class Conversations(_Replay):
                 operation(self.space, "counter", turn["speaker"], "increment", 1),
                 author=turn["speaker"],
             )
-            found.append(Step(at_us, client, client % machines, kind, arguments))
-        return found
+            yield Step(at_us, client, client % machines, kind, arguments)
 
 
 class AgentRuns(_Replay):
@@ -101,17 +112,12 @@ class AgentRuns(_Replay):
     space = "runs"
     pattern = "agent_runs/*.jsonl.gz"
 
-    def steps(
-        self, random: Random, clients: int, machines: int, duration_us: int, rate_per_s: float
-    ) -> list[Step]:
+    def replay(
+        self, random: Random, found: list[Path], times: list[int], clients: int, machines: int
+    ) -> Iterator[Step]:
         """Replay as many runs at once as there are clients."""
-        times = moments(random, duration_us, rate_per_s)
-        recordings = self.recordings()
-        if not recordings or not times:
-            return []
         first = random.randrange(60)
-        runs = _runs(recordings[0], first, first + clients)
-        found: list[Step] = []
+        runs = _runs(found[0], first, first + clients)
         for at_us in times:
             client = random.randrange(clients)
             message = next(runs[client], None) if client < len(runs) else None
@@ -130,8 +136,7 @@ class AgentRuns(_Replay):
                 operation(self.space, "g_counter", message["role"], "increment", 1),
             )
             machine = (client + message["step"] // 10) % machines
-            found.append(Step(at_us, client, machine, kind, arguments))
-        return found
+            yield Step(at_us, client, machine, kind, arguments)
 
 
 class Editing(_Replay):
@@ -142,21 +147,15 @@ class Editing(_Replay):
     space = "editing"
     pattern = "editing/*.json.gz"
 
-    def steps(
-        self, random: Random, clients: int, machines: int, duration_us: int, rate_per_s: float
-    ) -> list[Step]:
+    def replay(
+        self, random: Random, found: list[Path], times: list[int], clients: int, machines: int
+    ) -> Iterator[Step]:
         """Replay the beginning of the session."""
-        times = moments(random, duration_us, rate_per_s)
-        recordings = self.recordings()
-        if not recordings or not times:
-            return []
-        found = []
-        for at_us, (author, update) in zip(times, _edits(recordings[0]), strict=False):
+        for at_us, (author, update) in zip(times, _edits(found[0]), strict=False):
             place: dict[str, Any] = {"space": [self.space], "key": "text"}
             arguments = {**place, "update": update, "retries": 3}
             client = author % clients
-            found.append(Step(at_us, client, client % machines, "update", arguments))
-        return found
+            yield Step(at_us, client, client % machines, "update", arguments)
 
 
 @lru_cache(maxsize=1)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final
 
 from simulations.faults import FAULTS, Shape
@@ -112,6 +113,9 @@ class Recipe:
 _APART: Final = ("split", "isolate", "one_way")
 _CUT_LOGS: Final = {"checkpoint_bytes": 2_000, "sync_log_bytes": 0}
 
+# What is written matters little there; meshes take their time, so little is.
+_meshed: Final = partial(Recipe, ("registers",), mesh="swift")
+
 WORLDS: Final[dict[str, Callable[[int], Plan]]] = {
     # ---------------------------------------------------------------- by what is written
     "registers": Recipe(("registers", "hot_key"), _APART),
@@ -128,48 +132,40 @@ WORLDS: Final[dict[str, Callable[[int], Plan]]] = {
     "trust": Recipe(("trust",), _APART),
     "documents": Recipe(("documents",), ("split",), 1, machines=3, rate_per_s=60.0),
     # ---------------------------------------------------------------- by the mesh
-    "apart": Recipe(
-        ("registers",),
+    "apart": _meshed(
         ("split", "stop"),
         2,
         machines=6,
         per_region=3,
         rate_per_s=2.0,
         safety_s=130.0,
-        mesh="swift",
         fixed={"for_us": 100_000_000},
     ),
-    "restarts": Recipe(
-        ("registers",),
+    "restarts": _meshed(
         ("mass_restart", "stop"),
         4,
         machines=5,
         per_region=3,
         rate_per_s=4.0,
         safety_s=20.0,
-        mesh="swift",
         fixed={"for_us": 2_000_000},
     ),
-    "leaving": Recipe(
-        ("registers",),
+    "leaving": _meshed(
         ("stop",),
         8,
         machines=5,
         per_region=2,
         rate_per_s=2.0,
         safety_s=20.0,
-        mesh="swift",
         fixed={"for_us": 20_000},
     ),
-    "liars": Recipe(
-        ("registers",),
+    "liars": _meshed(
         ("liar",),
         6,
         machines=5,
         per_region=5,
         rate_per_s=2.0,
         safety_s=60.0,
-        mesh="swift",
         fixed={"times": 30, "every_us": 400_000},
     ),
     # ---------------------------------------------------------------- by what goes wrong

@@ -19,17 +19,17 @@ from __future__ import annotations
 from random import Random
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from hypothesis.stateful import initialize, rule
 
 from simulations.errors import SafetyViolation
-from simulations.faults import FAULTS, clean_links
+from simulations.faults import FAULTS
 from simulations.operators import evict
 from tests.simulations.machines.cluster import TINY, Cluster
+from tests.simulations.machines.harm import MACHINES, Processes
 from tests.simulations.machines.operations import ROWS, Row
 from tests.simulations.machines.profiles import deep, small
 from tests.simulations.machines.rescuers import lost_on, rescue_on
 
-MACHINES = st.integers(0, 4)
 CLIENTS = st.integers(0, 3)
 MOMENTS_S = st.sampled_from([0.003, 0.03, 0.1, 0.3, 1.0, 6.0, 15.0])
 RANDOMS = st.randoms(use_true_random=False)
@@ -50,10 +50,8 @@ _REMOVING = st.sampled_from(
 )
 
 
-class Members(RuleBasedStateMachine):
+class Members(Processes):
     """See the module."""
-
-    cluster: Cluster
 
     @initialize(seed=st.integers(0, 1 << 16), size=st.integers(3, 5), tiny=st.booleans())
     def begin(self, seed: int, size: int, tiny: bool) -> None:
@@ -112,35 +110,12 @@ class Members(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.cluster.run(seconds)
 
-    @rule(here=MACHINES)
-    def isolate(self, here: int) -> None:
-        name = self.cluster.machine(here).name
-        self.cluster.world.network.cut([name], list(self.cluster.world.machines))
-
     @rule(here=st.sets(MACHINES, min_size=1, max_size=3), one_way=st.booleans())
     def part(self, here: set[int], one_way: bool) -> None:
         names = list(self.cluster.world.machines)
         group = [names[index % len(names)] for index in sorted(here)]
         others = [name for name in names if name not in group]
         self.cluster.world.network.cut(group, others, one_way=one_way)
-
-    @rule()
-    def heal(self) -> None:
-        clean_links(self.cluster.world)
-
-    @rule(index=MACHINES, silent=st.booleans())
-    def crash(self, index: int, silent: bool) -> None:
-        self.cluster.machine(index).crash(silent=silent)
-
-    @rule(index=MACHINES, effects=st.integers(0, 12))
-    def crash_between_effects(self, index: int, effects: int) -> None:
-        machine = self.cluster.machine(index)
-        if machine.up:
-            machine.dies_after_effects = effects
-
-    @rule(index=MACHINES)
-    def start(self, index: int) -> None:
-        self.cluster.machine(index).start()
 
     @rule(name=st.sampled_from(["absence", "pause", "failing_disk", "skew"]), random=RANDOMS)
     def strike(self, name: str, random: Random) -> None:

@@ -18,15 +18,15 @@ from random import Random
 from typing import Any
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import initialize, precondition, rule
 
-from simulations.faults import FAULTS, clean_links
+from simulations.faults import FAULTS
 from simulations.operators import cut_log
 from tests.simulations.machines.cluster import TINY, Cluster
+from tests.simulations.machines.harm import MACHINES, Processes
 from tests.simulations.machines.operations import ROWS, SPACES, Row
 from tests.simulations.machines.profiles import deep, small
 
-MACHINES = st.integers(0, 3)
 CLIENTS = st.integers(0, 4)
 MOMENTS_S = st.sampled_from([0.0005, 0.003, 0.02, 0.1, 0.1, 0.5, 3.0, 12.0])
 RANDOMS = st.randoms(use_true_random=False)
@@ -42,10 +42,8 @@ _STANDING: dict[str, dict[str, bool]] = {
 _STRIKES = sorted(name for name, fault in FAULTS.items() if name not in ("join", "clone", "evict"))
 
 
-class Replicas(RuleBasedStateMachine):
+class Replicas(Processes):
     """See the module."""
-
-    cluster: Cluster
 
     @initialize(
         seed=st.integers(0, 1 << 16),
@@ -137,34 +135,11 @@ class Replicas(RuleBasedStateMachine):
         names = [self.cluster.machine(index).name for index in (here, there)]
         self.cluster.world.network.cut(names[:1], names[1:], one_way=one_way)
 
-    @rule(here=MACHINES)
-    def isolate(self, here: int) -> None:
-        name = self.cluster.machine(here).name
-        self.cluster.world.network.cut([name], list(self.cluster.world.machines))
-
-    @rule()
-    def heal(self) -> None:
-        clean_links(self.cluster.world)
-
     # ------------------------------------------------------------------ machines
-
-    @rule(index=MACHINES, silent=st.booleans())
-    def crash(self, index: int, silent: bool) -> None:
-        self.cluster.machine(index).crash(silent=silent)
-
-    @rule(index=MACHINES, effects=st.integers(0, 12))
-    def crash_between_effects(self, index: int, effects: int) -> None:
-        machine = self.cluster.machine(index)
-        if machine.up:
-            machine.dies_after_effects = effects
 
     @rule(index=MACHINES)
     def stop(self, index: int) -> None:
         self.cluster.machine(index).stop()
-
-    @rule(index=MACHINES)
-    def start(self, index: int) -> None:
-        self.cluster.machine(index).start()
 
     @rule(index=MACHINES)
     def pause_or_resume(self, index: int) -> None:

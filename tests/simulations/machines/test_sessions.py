@@ -21,15 +21,14 @@ from random import Random
 from typing import Any
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import initialize, invariant, rule
 
 from simulations.errors import SafetyViolation
-from simulations.faults import clean_links
 from simulations.history import Call
 from tests.simulations.machines.cluster import TINY, Cluster
+from tests.simulations.machines.harm import MACHINES, Network
 from tests.simulations.machines.profiles import deep, small
 
-MACHINES = st.integers(0, 2)
 CLIENTS = st.integers(0, 3)
 MOMENTS_S = st.sampled_from([0.003, 0.03, 0.1, 0.3, 1.0, 4.0])
 RANDOMS = st.randoms(use_true_random=False)
@@ -57,10 +56,8 @@ class Agent:
     added: list[str] = field(default_factory=list)
 
 
-class Sessions(RuleBasedStateMachine):
+class Sessions(Network):
     """See the module."""
-
-    cluster: Cluster
 
     @initialize(seed=st.integers(0, 1 << 16), size=st.integers(2, 3), tiny=st.booleans())
     def begin(self, seed: int, size: int, tiny: bool) -> None:
@@ -116,15 +113,6 @@ class Sessions(RuleBasedStateMachine):
     @rule(seconds=MOMENTS_S)
     def wait(self, seconds: float) -> None:
         self.cluster.run(seconds)
-
-    @rule(here=MACHINES)
-    def isolate(self, here: int) -> None:
-        name = self.cluster.machine(here).name
-        self.cluster.world.network.cut([name], list(self.cluster.world.machines))
-
-    @rule()
-    def heal(self) -> None:
-        clean_links(self.cluster.world)
 
     @rule(index=MACHINES, down_s=st.sampled_from([0.01, 1.0]))
     def restart(self, index: int, down_s: float) -> None:
