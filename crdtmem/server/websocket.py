@@ -7,9 +7,6 @@ Idea: a WebSocket cuts its stream into messages already, so each binary message,
 direction, is the payload of one frame (see ``control_frames``): an array of messages, without
 the length before it. A ``Connection`` does the rest, as on the Unix socket.
 
-A page in a browser may open a WebSocket to any address, this machine's included, whatever page
-it is. So a request that names an ``Origin`` must come from a page of this machine.
-
 Invariants: at most two frames, and ``UNREAD_BYTES`` of answers and one more, are kept for a
 client; a message that is text or too large ends the connection; no compression, whose ratio
 is in the sender's hands.
@@ -19,49 +16,34 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
-from ipaddress import ip_address
 from typing import Final
-from urllib.parse import urlsplit
 
 from aiohttp import ClientError, WSCloseCode, WSMsgType, web
 
 from crdtmem.control_connection import UNREAD_BYTES, Connection, ControlService
 from crdtmem.errors import MalformedFrame
+from crdtmem.server.exchange import Exchange
+from crdtmem.server.negotiation import MSGPACK
+from crdtmem.server.routing import Route
 
-__all__ = ["socket_handler"]
+__all__ = ["ROUTES", "serve_socket"]
 
 _FAREWELL_S: Final = 2.0
 """How long a client may take to agree to the end."""
 
 
-def socket_handler(
-    service: ControlService,
-) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
-    """Return the handler of ``GET /v1/socket``: it serves one client until that leaves."""
+async def serve_socket(service: ControlService, request: web.BaseRequest) -> web.WebSocketResponse:
+    """Make a WebSocket of a request, and serve its client until either side ends.
 
-    async def handle(request: web.BaseRequest) -> web.StreamResponse:
-        origin = request.headers.get("Origin")
-        if origin is not None and not _is_local(origin):
-            raise web.HTTPForbidden(text=f"a page of {origin!r:.200} may not use this node")
-        # A byte more than is allowed: what reaches this bound is refused.
-        socket = web.WebSocketResponse(
-            max_msg_size=service.frame_bytes + 1, compress=False, timeout=_FAREWELL_S
-        )
-        await socket.prepare(request)
-        await _WebSocketCarrier(service, request, socket).serve()
-        return socket
-
-    return handle
-
-
-def _is_local(origin: str) -> bool:
-    """Tell whether a page was served by this machine."""
-    try:
-        host = urlsplit(origin).hostname or ""
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
+    Raises ``HTTPBadRequest`` where the request asks for no WebSocket.
+    """
+    # A byte more than is allowed: what reaches this bound is refused.
+    socket = web.WebSocketResponse(
+        max_msg_size=service.frame_bytes + 1, compress=False, timeout=_FAREWELL_S
+    )
+    await socket.prepare(request)
+    await _WebSocketCarrier(service, request, socket).serve()
+    return socket
 
 
 class _WebSocketCarrier:
@@ -140,6 +122,16 @@ class _WebSocketCarrier:
 
     # ------------------------------------------------------------------ the connection's side
 
+    @property
+    def awaited_bytes(self) -> int:
+        """Unknown here: a message comes whole, or not at all."""
+        return 0
+
+    @property
+    def unread_bytes(self) -> int:
+        """Bytes that were given to be sent and lie here still."""
+        return self._unsent_bytes
+
     def next_payload(self) -> bytes | None:
         """Return the message that has come, once."""
         payload, self._received = self._received, None
@@ -174,3 +166,18 @@ class _WebSocketCarrier:
         transport = self._request.transport
         if transport is not None:
             transport.abort()
+
+
+async def socket(exchange: Exchange) -> web.StreamResponse:
+    """Serve the control protocol."""
+    return await serve_socket(exchange.face.node.service, exchange.request)
+
+
+ROUTES: Final = (
+    Route(
+        "GET", "/v1/socket", "socket", "Open the control protocol as a WebSocket.", socket,
+        tag="feeds", status=101, media=MSGPACK,
+        description="The quick way in: requests in batches, answered in any order. Each binary "
+        "message is one frame's payload.",
+    ),
+)  # fmt: skip

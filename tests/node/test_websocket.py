@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -23,8 +24,9 @@ from crdtmem.control_frames import (
     payload_of_messages,
 )
 from crdtmem.memory import Memory
-from crdtmem.server.websocket import socket_handler
+from crdtmem.server.websocket import serve_socket
 from crdtmem.verbs import memory_verbs, quick_verbs
+from tests.node.processes import NodeProcess
 from tests.waiting import eventually
 
 _FRAME_BYTES = 64 * 1024
@@ -86,9 +88,11 @@ def scenario(play: Callable[[Served], Coroutine[Any, Any, None]]) -> None:
                 frame_bytes=_FRAME_BYTES,
                 quick=quick_verbs(memory),
             )
-            app = web.Application()
-            app.router.add_get("/v1/socket", socket_handler(service))
-            runner = web.AppRunner(app, access_log=None)
+
+            async def serve(request: web.BaseRequest) -> web.StreamResponse:
+                return await serve_socket(service, request)
+
+            runner = web.ServerRunner(web.Server(serve), access_log=None)
             await runner.setup()
             site = web.TCPSite(runner, "127.0.0.1", 0)
             await site.start()
@@ -269,26 +273,21 @@ def test_a_stop_ends_the_connection_behind_its_last_answer() -> None:
     scenario(play)
 
 
-@pytest.mark.parametrize(
-    ("origin", "welcome"),
-    [
-        ("http://localhost:8000", True),
-        ("http://127.0.0.1:9", True),
-        ("http://[::1]", True),
-        ("https://example.org", False),
-        ("null", False),
-        ("http://127.0.0.1.example.org", False),
-        ("http://[::1", False),
-    ],
-)
-def test_only_pages_of_this_machine_may_connect(origin: str, welcome: bool) -> None:
-    async def play(served: Served) -> None:
-        if welcome:
-            async with served.connected(headers={"Origin": origin}):
-                return
-        with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
-            async with served.connected(headers={"Origin": origin}):
-                pass
-        assert caught.value.status == 403
+def test_a_node_serves_it_beside_its_http_api(tmp_path: Path) -> None:
+    async def play(url: str) -> None:
+        async with aiohttp.ClientSession() as session:
+            async with session.ws_connect(url) as socket:
+                raw = Raw(socket)
+                await raw.request(0, "hello", (MAGIC, CONTROL_VERSION))
+                await raw.request(1, "status", ())
+                assert (await raw.answer())[2]["region"] == "here"
+                assert (await raw.answer())[2]["clients"] == 1
+            with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+                await session.ws_connect(url, headers={"Origin": "https://example.org"})
+            assert caught.value.status == 403
+            async with session.get(url) as answer:
+                assert answer.status == 400
+                assert answer.content_type == "application/problem+json"
 
-    scenario(play)
+    with NodeProcess(tmp_path, "--region=here", "--http=127.0.0.1:0") as node:
+        asyncio.run(play(f"{node.ready['http']}/v1/socket"))
