@@ -185,6 +185,11 @@ class Client(MemoryFace):
                 pauses = pauses or Pauses(deadline_s)
                 await pauses.after(error)
 
+    def _left_ms(self, wait_ms: int, deadline_s: float) -> int:
+        """Return what a node may still wait for a call: less when it is asked again."""
+        left_ms = (deadline_s - asyncio.get_running_loop().time()) * 1_000 - self._timeout_ms
+        return max(0, min(wait_ms, round(left_ms)))
+
     async def events(
         self, verb: str, body: Any, *, idle_ms: int | None = None, apart: bool = False
     ) -> Events:
@@ -254,9 +259,14 @@ class Client(MemoryFace):
         transaction.seal(self.nodes.limits)
         if transaction.operation_id is None and self.retry:
             transaction.operation_id = os.urandom(_OPERATION_ID_BYTES)
-        body = (encode_write_options(options), encode_transaction(transaction))
+        written, sent = encode_write_options(options), encode_transaction(transaction)
+
+        def ask(stream: Stream, deadline_s: float) -> Awaitable[Any]:
+            written[1] = self._left_ms(options.timeout_ms, deadline_s)
+            return stream.call("commit", (written, sent), deadline_s)
+
         try:
-            answer = await self.call("commit", body, wait_ms=options.timeout_ms)
+            answer = await self._ask(ask, wait_ms=options.timeout_ms)
         except Unreachable as error:
             error.details.setdefault("operation_id", transaction.operation_id)
             raise
@@ -274,9 +284,14 @@ class Client(MemoryFace):
         timeout_ms: int = 10_000,
     ) -> Reading:
         """Read one key, once the node has joined ``at_least``."""
-        body = (space, datatype, key, encode_context(at_least), timeout_ms)
+        context = encode_context(at_least)
         wait_ms = 0 if at_least is None else timeout_ms
-        reading = decode_reading(await self.call("read", body, wait_ms=wait_ms))
+
+        def ask(stream: Stream, deadline_s: float) -> Awaitable[Any]:
+            left_ms = self._left_ms(wait_ms, deadline_s)
+            return stream.call("read", (space, datatype, key, context, left_ms), deadline_s)
+
+        reading = decode_reading(await self._ask(ask, wait_ms=wait_ms))
         self.nodes.saw(reading.context.vector)
         return reading
 
@@ -294,12 +309,13 @@ class Client(MemoryFace):
         than ten thousand keys are asked for in several parts.
         """
         found: list[Any] = []
+        wait_ms = 0 if at_least is None else timeout_ms
         for start in range(0, len(keys), _KEYS_PER_GET):
             part = tuple(keys[start : start + _KEYS_PER_GET])
-            wait_ms = 0 if at_least is None else timeout_ms
 
             async def ask(stream: Stream, deadline_s: float, part: Any = part) -> Any:
-                body = (space, part, encode_context(at_least), timeout_ms)
+                left_ms = self._left_ms(wait_ms, deadline_s)
+                body = (space, part, encode_context(at_least), left_ms)
                 context = ("context", (), deadline_s)
                 if at_least is None:
                     # Both leave in one write and are answered in order: the context covers
@@ -340,8 +356,12 @@ class Client(MemoryFace):
 
     async def wait_for(self, context: Context, *, timeout_ms: int = 10_000) -> Context:
         """Return once the node has joined ``context``; raises ``NotCovered`` at the deadline."""
-        body = (encode_context(context), timeout_ms)
-        return self._saw(await self.call("wait", body, wait_ms=timeout_ms))
+
+        def ask(stream: Stream, deadline_s: float) -> Awaitable[Any]:
+            body = (encode_context(context), self._left_ms(timeout_ms, deadline_s))
+            return stream.call("wait", body, deadline_s)
+
+        return self._saw(await self._ask(ask, wait_ms=timeout_ms))
 
     async def changes(
         self,

@@ -44,6 +44,9 @@ __all__ = ["Nodes", "Pauses"]
 _FIRST_PAUSE_MS: Final = 20
 _LONGEST_PAUSE_MS: Final = 1_000
 _LEAST_SHARE_MS: Final = 100
+_LEAST_PATIENCE_MS: Final = 1_000
+"""A busy node on a busy machine may be silent for less."""
+
 _PASSING = (Closed, NotCovered, Overloaded, Unreachable)
 """What time may mend: a node that is gone, stopping, busy or behind."""
 
@@ -94,7 +97,7 @@ class Nodes:
         self._cover_ms = max(_LEAST_SHARE_MS, timeout_ms // (count + 1))
         self._open_ms = timeout_ms if count == 1 else self._cover_ms
         # A silent node is given up only where there is another one.
-        self._patience_ms = None if count == 1 else self._cover_ms
+        self._patience_ms = None if count == 1 else max(_LEAST_PATIENCE_MS, self._cover_ms)
 
     async def open(self) -> None:
         """Make the first connection; raises at once where no node can be used."""
@@ -109,6 +112,11 @@ class Nodes:
         if self._stream is not None:
             stream, self._stream = self._stream, None
             await stream.close(_closed())
+
+    @property
+    def is_seeking(self) -> bool:
+        """Whether a node is being sought now."""
+        return self._attempt is not None
 
     # ------------------------------------------------------------------ what was seen
 
