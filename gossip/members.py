@@ -79,6 +79,17 @@ class Member:
         """Whether it is alive or suspect."""
         return self.state <= State.SUSPECT
 
+    def view(self, now_us: int) -> MemberView:
+        """Return what this entry says, as it is now."""
+        trips = self.trips
+        return MemberView(
+            self.record, self.state, self.since_us,
+            None if trips is None else trips.round_trip_us,
+            None if trips is None else trips.clock_offset_us,
+            self.degraded, self.damped(now_us),
+            self.heard_us, self.annotation, coordinate=self.coordinate,
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class MemberView:

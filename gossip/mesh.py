@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 __all__ = ["WIDE", "Mesh", "local_pool"]
 
 _LOCAL, _FAR, _VIEWS = range(3)
+_DOUBTED = (State.SUSPECT, State.DEAD)
 
 
 def local_pool(region: str) -> str:
@@ -329,6 +330,9 @@ class Mesh:
                             passed += self._referred(place, now_us, wall_us)
                     else:
                         self._near_changed(effect, now_us)
+                        if self._wide is not None and effect.state in _DOUBTED:
+                            looked = self._wide.look_at(record.member, now_us, wall_us)
+                            passed += self._from(_FAR, looked, now_us, wall_us)
                 case Annotated(member):
                     if kind == _LOCAL or self._local.view(member) is None:
                         passed.append(effect)
@@ -438,8 +442,9 @@ class Mesh:
         if now_us < self._candidate_us:
             return []
         self._wide = self._beliefs.far = Swim(
-            self.me, WIDE, self._wide_config, self._chance, self._seal, self._memory[_FAR]
-        )
+            self.me, WIDE, self._wide_config, self._chance, self._seal, self._memory[_FAR],
+            spared=self.me.profile.region,
+        )  # fmt: skip
         self._wide.annotate(self._annotation)
         self._viewing.announce_soon(now_us)
         effects = self._wide.start(now_us, wall_us, self._doors.seeds)

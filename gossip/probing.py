@@ -7,8 +7,14 @@ Idea: round robin over a list that is shuffled anew each time round, one member 
 a newcomer is put in at random. Suspects are probed besides, a few per interval: by everybody
 in small pools, by so many on average in large ones.
 
-Invariants: between two probes of one member lie at most 2n - 1 rounds; the cost of a round
-does not depend on n; a failed probe counts against the word that was probed, never a later.
+The gateways of one region sit in two pools together, and twice the probes find nothing more. In
+the wide-area pool the turn of a neighbour that was heard there within ``_SPARED_US`` is passed
+over; whom the region's pool begins to doubt is probed there at once, out of turn.
+
+Invariants: between two probes of one member lie at most 2n - 1 rounds (for a neighbour in the
+wide-area pool they count once it has been silent for ``_SPARED_US``); the cost of a round does not
+depend on n, but for such neighbours, who are few; a failed probe counts against the word that was
+probed, never a later.
 
 Source: SWIM, section 4.3.
 """
@@ -34,6 +40,8 @@ _RECHECKERS: Final = 32
 """How many members, on average, probe one suspect in one interval."""
 _KEPT: Final = 4
 """Up to so many members are probed in the same order round by round."""
+_SPARED_US: Final = 5_000_000
+"""How long a neighbour in the wide-area pool may be silent there before its turn counts again."""
 _STREAM_ONLY: Final = 3
 """After so many answers in a row over streams only, a member is degraded."""
 
@@ -88,10 +96,12 @@ class Rotation:
 class Probing:
     """The failure detector of one pool."""
 
-    def __init__(self, pool: Pool, news: News, prober: Prober) -> None:
+    def __init__(self, pool: Pool, news: News, prober: Prober, spared: str = "") -> None:
+        """``spared`` is the region whose members another pool probes; empty for none."""
         self._pool = pool
         self._news = news
         self._prober = prober
+        self._spared = spared
         self._rotation = Rotation(pool.chance)
         self._rechecking: set[int] = set()
 
@@ -107,8 +117,7 @@ class Probing:
         pool.agenda.set(("round", 0), pool.now_us + interval_us)
         target = self._next()
         if target is not None:
-            pool.counters.probes += 1
-            self._probe(target, self._answered, self._silent, pool.config.indirect_probes)
+            self._probe_in_turn(target)
         for entry in self._suspects(target):
             self.recheck(entry)
 
@@ -118,11 +127,26 @@ class Probing:
         for _ in range(len(self._rotation) + len(table.live) + 1):
             member = self._rotation.next(table.live)
             entry = table.get(member) if member is not None else None
-            if entry is not None and entry.live:
+            if entry is not None and entry.live and not self._is_spared(entry):
                 return entry
             if not table.live:
                 return None
         return None
+
+    def _is_spared(self, entry: Member) -> bool:
+        if not self._spared or entry.record.profile.region != self._spared:
+            return False
+        return entry.heard_us is not None and self._pool.now_us - entry.heard_us < _SPARED_US
+
+    def look_at(self, member: int) -> None:
+        """Probe a member that is held for alive at once, as if it were its turn."""
+        entry = self._pool.table.get(member)
+        if entry is not None and entry.state is State.ALIVE:
+            self._probe_in_turn(entry)
+
+    def _probe_in_turn(self, entry: Member) -> None:
+        self._pool.counters.probes += 1
+        self._probe(entry, self._answered, self._silent, self._pool.config.indirect_probes)
 
     def _suspects(self, target: Member | None) -> list[Member]:
         pool = self._pool

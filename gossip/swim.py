@@ -82,16 +82,18 @@ class Swim:
         chance: Random,
         seal: Seal,
         remembered: bytes = b"",
+        spared: str = "",
     ) -> None:
         """``me`` is one's record in this life; ``pool`` the pool's tag; ``remembered`` what the
-        last ``Remember`` of an earlier life held. Raises ``TooLarge``."""
+        last ``Remember`` of an earlier life held; ``spared`` the region whose members another
+        pool probes. Raises ``TooLarge``."""
         check_profile(me.profile, config)
         self._pool = Pool(me, pool, config, chance, seal)
         self._seal = seal
         self._news = News(self._pool)
         self._prober = Prober(self._pool, self._answered_late)
         self._inquiries = Inquiries(self._pool, self._news, self._prober)
-        self._probing = Probing(self._pool, self._news, self._prober)
+        self._probing = Probing(self._pool, self._news, self._prober, spared)
         self._exchanges = Exchanges(self._pool, self._news, seal.keyring)
         self._rejoin = Rejoin(self._pool, self._news, self._prober, remembered)
         self._telling = Telling(self._pool)
@@ -303,6 +305,13 @@ class Swim:
         pool.become(pool.me.incarnation + 1)
         return self._effects()
 
+    def look_at(self, member: int, now_us: int, wall_us: int) -> list[Effect]:
+        """Probe a member that lives here at once: another pool has its doubts of it."""
+        self._clock(now_us, wall_us)
+        if self._pool.running:
+            self._probing.look_at(member)
+        return self._effects()
+
     def forget(self, member: int, now_us: int) -> list[Effect]:
         """List and seek a member no longer. Raises ``UnknownMember``."""
         pool = self._pool
@@ -353,22 +362,12 @@ class Swim:
 
     def members(self) -> list[MemberView]:
         """Return everybody listed, oneself not."""
-        return [self._view(entry) for entry in self._pool.table]
+        return [entry.view(self._pool.now_us) for entry in self._pool.table]
 
     def view(self, member: int) -> MemberView | None:
         """Return what is known of one member."""
         entry = self._pool.table.get(member)
-        return None if entry is None else self._view(entry)
-
-    def _view(self, entry: Member) -> MemberView:
-        trips = entry.trips
-        return MemberView(
-            entry.record, entry.state, entry.since_us,
-            None if trips is None else trips.round_trip_us,
-            None if trips is None else trips.clock_offset_us,
-            entry.degraded, entry.damped(self._pool.now_us),
-            entry.heard_us, entry.annotation, coordinate=entry.coordinate,
-        )  # fmt: skip
+        return None if entry is None else entry.view(self._pool.now_us)
 
     # ------------------------------------------------------------------ messages
 
