@@ -7,12 +7,15 @@ Idea: one view per region. An announcement that says something new leads to at m
 per region at a time; what is announced meanwhile waits for its end, and a failure is tried a
 few times more, then left to the next announcement: gateways repeat theirs.
 
+Whoever is followed must speak for the region: who does so (``Speaks``) is asked at every turn.
+
 Invariants: the members of all views together are bounded, and so are the regions; one fetch per
 region at a time; of a member that two regions claim, the newer life counts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -33,6 +36,9 @@ _DOORS: Final = 4
 _TRIES: Final = 4
 _AGAIN_US: Final = 2_000_000
 _SILENCE_US: Final = 3 * REPEAT_US
+
+Speaks = Callable[[str, int], bool]
+"""Tells whether a member may speak for a region now."""
 
 
 @dataclass(slots=True)
@@ -125,8 +131,15 @@ class Regions:
         if out is not None:
             out.later, out.later_wide = said, wide
             return None
-        request = view.wants(said)
+        request = self._wants(said, now_us)
         return None if request is None else self.fetch(request, said.author, wide=wide)
+
+    def _wants(self, said: Announcement, now_us: int) -> ViewRequest | None:
+        view = self.others[said.region]
+        request = view.wants(said)
+        if view.author == said.author:
+            view.heard_us = now_us
+        return request
 
     def fetch(self, request: ViewRequest, member: int, *, wide: bool) -> Fetch | None:
         """Begin to fetch a region's view from a member, unless that is being done."""
@@ -136,7 +149,9 @@ class Regions:
         self._fetches[request.region] = fetch
         return fetch
 
-    def fetched(self, region: str, view: View | None, now_us: int) -> tuple[set[int], Fetch | None]:
+    def fetched(
+        self, region: str, view: View | None, now_us: int, speaks: Speaks
+    ) -> tuple[set[int], Fetch | None]:
         """Take how a fetch ended; return the members whose rows changed, and what to fetch next."""
         fetch = self._fetches.get(region)
         if fetch is None:
@@ -146,18 +161,18 @@ class Regions:
             if fetch.tries < _TRIES:
                 fetch.due_us = now_us + self._chance.randint(_AGAIN_US // 2, _AGAIN_US)
                 return set(), None
-            return set(), self._end(fetch)
+            return set(), self._end(fetch, now_us, speaks)
         held = self.others.setdefault(region, RegionView(region))
         room = self._members - sum(map(len, self.others.values()))
         changed = held.follow(view, max(0, room), now_us)
         held.heard_us = now_us
-        return changed, self._end(fetch)
+        return changed, self._end(fetch, now_us, speaks)
 
-    def _end(self, fetch: Fetch) -> Fetch | None:
+    def _end(self, fetch: Fetch, now_us: int, speaks: Speaks) -> Fetch | None:
         del self._fetches[fetch.region]
-        if fetch.later is None:
+        if fetch.later is None or not speaks(fetch.region, fetch.later.author):
             return None
-        request = self.others[fetch.region].wants(fetch.later)
+        request = self._wants(fetch.later, now_us)
         if request is None:
             return None
         return self.fetch(request, fetch.later.author, wide=fetch.later_wide)
@@ -177,6 +192,19 @@ class Regions:
         for fetch in fetches:
             fetch.due_us = None
         return fetches
+
+    def doubt_silent(self, now_us: int, speaks: Speaks) -> set[int]:
+        """Doubt the regions whose author speaks for them no more, and has said nothing for long;
+        return whose row changed. It need not have been lost while one was listening: its duty
+        went to somebody else, or one's own place changed."""
+        silent = [
+            view
+            for view in self.others.values()
+            if view.author
+            and now_us - view.heard_us >= _SILENCE_US
+            and not speaks(view.region, view.author)
+        ]
+        return {member for view in silent for member in view.doubt(now_us)}
 
     def sweep(self, now_us: int) -> set[int]:
         """Drop whom no author has listed for long, and give up regions that are silent; return

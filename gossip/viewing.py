@@ -9,7 +9,8 @@ to newcomers, and all again every minute, because broadcasts are best effort. A 
 comes to life is asked for its view without waiting for an announcement.
 
 Invariants: a view is taken from a member of that region, at first hand (in the wide-area pool),
-or from a gateway of one's own; at most ``_OUT`` exchanges are out.
+or from a gateway of one's own, who must be so still when the answer comes (of anybody else's end
+one would not hear); at most ``_OUT`` exchanges are out.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ class Viewing:
             effects += self._fetch(fetch, now_us)
         if self._repeat_us is not None and now_us >= self._repeat_us:
             self.start(now_us)
+            self._beliefs.touch(self._regions.doubt_silent(now_us, self._speaks_here))
             self._beliefs.touch(self._regions.sweep(now_us))
             self._announced.clear()
             self._announce_us = now_us
@@ -176,6 +178,10 @@ class Viewing:
             if view.record.profile.region == region and view.state <= State.SUSPECT
         )
 
+    def _speaks_here(self, region: str, author: int) -> bool:
+        """Whether that author may speak for a region to this node, as it is now."""
+        return author in self._speakers(self._beliefs.far or self._beliefs.near, region)
+
     def gateway_changed(self, change: MemberChanged, now_us: int) -> list[Effect]:
         """A member of the wide-area pool is not what it was: ask it, or doubt its region."""
         region = change.record.profile.region
@@ -204,8 +210,11 @@ class Viewing:
         if region is None:
             return []
         view = body if isinstance(body, View) else None
+        if view is not None and not self._speaks_here(region, view.author):
+            self.counters["views refused: no gateway"] += 1
+            view = None
         self.counters["views not fetched" if view is None else "views fetched"] += 1
-        changed, following = self._regions.fetched(region, view, now_us)
+        changed, following = self._regions.fetched(region, view, now_us, self._speaks_here)
         if changed:
             self._beliefs.touch(changed)
             self.announce_soon(now_us)
@@ -227,7 +236,7 @@ class Viewing:
         swim = self._beliefs.far if fetch.wide else self._beliefs.near
         author = None if swim is None else swim.view(fetch.member)
         if swim is None or author is None or len(self._asked) >= _OUT:
-            self._regions.fetched(fetch.region, None, now_us)
+            self._regions.fetched(fetch.region, None, now_us, self._speaks_here)
             return []
         self._numbers += 1
         self._asked[self._numbers] = fetch.region

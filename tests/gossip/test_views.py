@@ -188,6 +188,11 @@ def said(view: RegionView, who: Stamp = ANN) -> Announcement:
     return view.announce(who)
 
 
+def anybody(_region: str, _author: int) -> bool:
+    """Whoever announces speaks for the region."""
+    return True
+
+
 def test_one_fetch_per_region_and_the_last_word_afterwards() -> None:
     author, regions = RegionView("eu"), Regions("us", 100, Random(1))
     author.replace([(record(1), State.ALIVE)])
@@ -197,11 +202,11 @@ def test_one_fetch_per_region_and_the_last_word_afterwards() -> None:
     old = author.answer(fetch.request, ANN)
     author.replace([(record(1), State.ALIVE), (record(2), State.ALIVE)])
     assert regions.hear(said(author), 0, first=1, wide=True) is None
-    changed, following = regions.fetched("eu", old, 0)
+    changed, following = regions.fetched("eu", old, 0, anybody)
     assert changed == {1}
     assert following is not None
     assert following.request == ViewRequest("eu", 1, 4, old.number)
-    changed, following = regions.fetched("eu", author.answer(following.request, ANN), 0)
+    changed, following = regions.fetched("eu", author.answer(following.request, ANN), 0, anybody)
     assert (changed, following) == ({2}, None)
     assert regions.row(2) is not None
 
@@ -212,7 +217,7 @@ def test_a_failed_fetch_is_tried_again_a_few_times() -> None:
     assert regions.hear(said(author), 0, first=1, wide=True)
     now_us, tries = 0, 1
     while True:
-        assert regions.fetched("eu", None, now_us) == (set(), None)
+        assert regions.fetched("eu", None, now_us, anybody) == (set(), None)
         due_us = regions.next_deadline_us()
         if due_us is None:
             break
@@ -228,7 +233,7 @@ def test_a_view_of_somebody_else_is_no_answer() -> None:
     author, regions = RegionView("eu"), Regions("us", 100, Random(1))
     author.replace([(record(1), State.ALIVE)])
     assert regions.hear(said(author), 0, first=1, wide=True)
-    assert regions.fetched("eu", author.answer(ViewRequest("eu"), BOB), 0) == (set(), None)
+    assert regions.fetched("eu", author.answer(ViewRequest("eu"), BOB), 0, anybody) == (set(), None)
     assert regions.row(1) is None
 
 
@@ -239,10 +244,10 @@ def test_who_should_speak_is_not_talked_over() -> None:
     regions = Regions("us", 100, Random(1))
     fetch = regions.hear(said(half, BOB), 0, first=1, wide=True)
     assert fetch is not None, "better than nothing"
-    regions.fetched("eu", half.answer(fetch.request, BOB), 0)
+    regions.fetched("eu", half.answer(fetch.request, BOB), 0, anybody)
     fetch = regions.hear(said(full), 0, first=1, wide=True)
     assert fetch is not None
-    regions.fetched("eu", full.answer(fetch.request, ANN), 0)
+    regions.fetched("eu", full.answer(fetch.request, ANN), 0, anybody)
     assert regions.hear(said(half, BOB), 10, first=1, wide=True) is None
     assert regions.hear(said(half, BOB), 4 * REPEAT_US, first=1, wide=True) is not None
 
@@ -256,7 +261,7 @@ def test_regions_and_their_members_are_bounded() -> None:
     for number in range(256):
         region = f"r{number}"
         entry = (record(number + 1, region=region), State.ALIVE)
-        regions.fetched(region, View(region, 1, 1, 1, 0, 0, (entry,)), 0)
+        regions.fetched(region, View(region, 1, 1, 1, 0, 0, (entry,)), 0, anybody)
     assert len(regions.rows()) == 10
 
 
@@ -266,7 +271,7 @@ def test_of_a_member_that_moved_the_newer_life_counts() -> None:
         fetch = regions.fetch(ViewRequest(region), 1, wide=True)
         assert fetch is not None
         entry = (record(7, generation, region=region), State.ALIVE)
-        regions.fetched(region, View(region, 1, 1, 1, 0, 0, (entry,)), 0)
+        regions.fetched(region, View(region, 1, 1, 1, 0, 0, (entry,)), 0, anybody)
     row = regions.row(7)
     assert row is not None
     assert row.record.profile.region == "ap"
