@@ -3,9 +3,10 @@
 Problem: a mesh that learns of members by hearsay brings back those who have left, again and
 again, from the tables of those who did not hear the farewell.
 
-Idea: farewells are noted when they are said, with the life that ends. Whoever has taken a
-member for gone must never take that same life for living again; and none may be taken for gone
-that has not said so.
+Idea: farewells are noted when they are said, with the life that ends, and so is which life each
+member has taken for gone. Who has done so must never take that life, or an earlier one, for living
+again; and none may be taken for gone that has not said so. A later life is another matter: it is
+news to whoever took the one before for gone, also when it has just ended as well.
 
 A forged farewell is believed of whoever does not answer when asked, as a death would be; where
 somebody lies, ``false_deaths`` sees to it that it is believed of nobody else.
@@ -38,9 +39,12 @@ class Farewells(Checker):
         # By member, the last life that ended with a farewell.
         self._left: dict[int, int] = {}
         self._homes: dict[int, set[str]] = {}
+        # By the machine that looks, and whom it looks at: the last life that it took for gone.
+        self._gone: dict[str, dict[int, int]] = {}
 
     def meshed(self, machine: Machine) -> None:
-        """Note who lives where."""
+        """Note who lives where; it begins by knowing nobody."""
+        self._gone[machine.name] = {}
         assert machine.mesh is not None, "whoever takes part in a mesh has one"
         self._homes.setdefault(machine.mesh.mesh.me.member, set()).add(machine.name)
 
@@ -53,15 +57,23 @@ class Farewells(Checker):
     def member_changed(self, machine: Machine, change: MemberChanged) -> None:
         """Look for who is back, or was sent away."""
         record = change.record
+        taken = self._gone[machine.name]
+        if change.gone:
+            # Listed no more, and so nothing is known of it any longer.
+            taken.pop(record.member, None)
+            return
         homes = self._homes.get(record.member)
-        if change.gone or homes is None or self._is_doubtful(record.member, homes):
+        if homes is None or self._is_doubtful(record.member, homes):
             return
         has_left = record.generation <= self._left.get(record.member, 0)
         known = f"member {record.member:016x} in life {record.generation}"
-        if change.state is State.LEFT and not has_left and not self.world.reached[LIED]:
-            raise self.fail(f"{known} is taken for gone, and never said farewell", machine)
-        if change.previous is State.LEFT and change.state <= State.SUSPECT and has_left:
-            raise self.fail(f"{known} has left, and is back", machine)
+        if change.state is State.LEFT:
+            if not has_left and not self.world.reached[LIED]:
+                raise self.fail(f"{known} is taken for gone, and never said farewell", machine)
+            taken[record.member] = max(record.generation, taken.get(record.member, 0))
+        elif change.state <= State.SUSPECT and has_left:
+            if record.generation <= taken.get(record.member, 0):
+                raise self.fail(f"{known} has left, and is back", machine)
 
     def _is_doubtful(self, member: int, homes: set[str]) -> bool:
         return (
