@@ -6,9 +6,9 @@ connection is none, for connections are many; one bound for all lets whoever cam
 first keep out the rest.
 
 Idea: one budget of operations and of bytes for all clients of a node. *What a client
-holds* is what it asked and was not answered, and what it was answered and has not
-read. Nobody keeps an account per request: each face tells, once per turn, what its
-client holds now (``Share.hold``), and asks before it takes more (``Share.room_for``):
+holds* is what it asked and was not answered. Nobody keeps an account per request: each
+face tells, once per turn, what its client holds now (``Share.hold``), and asks before it
+takes more (``Share.room_for``):
 
 1. A client is let in while it stays below its *fair share*: the budget divided by the
    number of clients that hold or wait for anything.
@@ -24,6 +24,10 @@ one that asks once (HTTP) is told to come back, and when: by the rate at which w
 completed of late. Answers in many parts (feeds, exports) are not held against the
 budget, since they last for ever and hold only what their reader has not read, but their
 number is bounded, per client and for all.
+
+*Answers that are not read* are held too, but in a pool of their own, so that a slow reader
+takes nobody's share: when they are more than ``unread_bytes``, those who have read nothing
+since the last measurement are cut off, whoever left most first.
 
 *Memory.* What a node holds for good grows too. Above a high-water mark of the process's
 measured memory new writes are refused, except those that only remove; reads go on, and
@@ -42,13 +46,12 @@ thresholds in shared-memory switches (Choudhury & Hahne, 1998).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from crdtmem.errors import Overloaded
 
-__all__ = ["SMALL_BYTES", "Admission", "Bounds", "Share"]
+__all__ = ["SMALL_BYTES", "Admission", "Bounds", "Client", "Share"]
 
 SMALL_BYTES: Final = 64 * 1024
 """A frame of at most so many bytes is let in from a client that holds nothing."""
@@ -58,6 +61,9 @@ _HIGH_WATER: Final = 0.85
 _LOW_WATER: Final = 0.75
 _LOOKED_AT: Final = 8
 """How many of those who wait are looked at whenever a client tells what it holds."""
+
+_LENT_AT_ONCE: Final = 64
+"""Operations that are lent to one client before others are asked."""
 
 _SMOOTHING_US: Final = 1_000_000
 _RETRY_UNKNOWN_MS: Final = 200
@@ -73,9 +79,23 @@ class Bounds:
 
     in_flight_operations: int = 8_192
     in_flight_bytes: int = 32 * 1024 * 1024
+    unread_bytes: int = 64 * 1024 * 1024
     streams: int = 1_024
     streams_per_client: int = 64
     memory_bytes: int = 0
+
+
+class Client(Protocol):
+    """What a face lets be done with a client on a stream."""
+
+    def resume(self) -> None:
+        """Take in what waits, in a later turn: ask for room before, and then wait or rest."""
+
+    def unread_bytes(self) -> int:
+        """Return how many bytes of answers the client has not read."""
+
+    def cut_off(self, reason: str) -> None:
+        """End the connection at once."""
 
 
 class Admission:
@@ -97,24 +117,27 @@ class Admission:
         self._waiting: dict[Share, None] = {}
         # How many were resumed and have not taken yet.
         self._turns = 0
+        # Who does not read its answers, and how much lay there when that was last measured.
+        self._unread: dict[Client, int] = {}
         self._completed = 0
         self._completed_bytes = 0
         self._rate = 0.0
         self._rate_bytes = 0.0
         self._sampled_us: int | None = None
 
-    def share(self, resume: Callable[[], None] | None = None) -> Share:
-        """Return the account of one more client.
-
-        ``resume`` is called, once, after ``Share.wait``, when there may be room: it must
-        not take at once but in a later turn, ask for room before, and then wait or rest.
-        """
-        return Share(self, resume)
+    def share(self, client: Client | None = None) -> Share:
+        """Return the account of one more client; one that only ever asks once is ``None``."""
+        return Share(self, client)
 
     @property
     def clients(self) -> int:
         """How many clients hold anything, or wait to."""
         return self._active
+
+    @property
+    def unread_bytes(self) -> int:
+        """How many bytes of answers lay unread when that was last measured."""
+        return sum(self._unread.values())
 
     @property
     def waiting(self) -> int:
@@ -140,6 +163,21 @@ class Admission:
             )
         self._sampled_us = now_us
         self._completed = self._completed_bytes = 0
+        if self._unread:
+            self._cut_off()
+
+    def _cut_off(self) -> None:
+        """Measure what is unread; beyond the bound, cut off those who have read nothing since."""
+        measured = {client: client.unread_bytes() for client in self._unread}
+        idle = [client for client, size in measured.items() if size >= self._unread[client] > 0]
+        self._unread = {client: size for client, size in measured.items() if size}
+        excess = sum(measured.values()) - self.bounds.unread_bytes
+        for client in sorted(idle, key=measured.__getitem__, reverse=True):
+            if excess <= 0:
+                return
+            excess -= measured[client]
+            del self._unread[client]
+            client.cut_off(f"{measured[client]} bytes of answers lay unread")
 
     @property
     def completed_per_s(self) -> float:
@@ -182,6 +220,7 @@ class Admission:
             "bytes_budget": bounds.in_flight_bytes,
             "clients": self._active,
             "waiting": len(self._waiting),
+            "unread_bytes": self.unread_bytes,
             "streams": self.streams,
             "refused": self.refused,
             "completed_per_s": round(self._rate),
@@ -221,7 +260,7 @@ class Share:
     __slots__ = (
         "_active",
         "_admission",
-        "_resume",
+        "_client",
         "_turn",
         "operations",
         "size_bytes",
@@ -229,9 +268,9 @@ class Share:
         "wanted_bytes",
     )
 
-    def __init__(self, admission: Admission, resume: Callable[[], None] | None) -> None:
+    def __init__(self, admission: Admission, client: Client | None) -> None:
         self._admission = admission
-        self._resume = resume
+        self._client = client
         self._active = False
         # Whether it was resumed and may now borrow, once, although others wait.
         self._turn = False
@@ -284,6 +323,16 @@ class Share:
             and (not self.size_bytes or own * clients <= bounds.in_flight_bytes)
         )
 
+    def grant(self) -> int:
+        """Return how many operations more may be taken in before asking again."""
+        admission = self._admission
+        budget = admission.bounds.in_flight_operations
+        clients = admission._active + (not self._active)
+        left = min(budget // clients - self.operations, _HARD * budget - admission.operations)
+        if self._turn or not (admission._waiting or admission._turns):
+            left = max(left, min(_LENT_AT_ONCE, budget - admission.operations))
+        return max(left, 0 if self.operations else 1)
+
     def wait(self, size_bytes: int = 0) -> None:
         """Be resumed when there may be room for so many bytes more."""
         self._end_turn()
@@ -310,8 +359,8 @@ class Share:
         self._admission._turns += 1
         del self._admission._waiting[self]
         self._count()
-        if self._resume is not None:
-            self._resume()
+        if self._client is not None:
+            self._client.resume()
         return True
 
     def ask(self, size_bytes: int) -> None:
@@ -331,6 +380,11 @@ class Share:
     def release(self, size_bytes: int) -> None:
         """Give back what ``ask`` took in."""
         self.hold(self.operations - 1, self.size_bytes - size_bytes, 1, size_bytes)
+
+    def note_unread(self) -> None:
+        """Tell that the client has not read what it was answered, so that it is measured."""
+        assert self._client is not None
+        self._admission._unread[self._client] = self._client.unread_bytes()
 
     def open_stream(self) -> None:
         """Begin an answer in parts; raises ``Overloaded`` where there are too many."""
@@ -360,6 +414,8 @@ class Share:
         """Forget the client, and all that it holds."""
         admission = self._admission
         admission._waiting.pop(self, None)
+        if self._client is not None:
+            admission._unread.pop(self._client, None)
         admission.streams -= self.streams
         self.streams = 0
         self._end_turn()

@@ -17,8 +17,9 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
-from crdtmem.control_connection import UNREAD_BYTES, Connection, ControlService
+from crdtmem.control_connection import Connection, ControlService
 from crdtmem.control_frames import FrameDecoder, frame
+from crdtmem.control_parts import UNREAD_BYTES
 from crdtmem.control_path import SocketPath
 
 __all__ = ["ControlServer"]
@@ -63,6 +64,16 @@ class _UnixCarrier(asyncio.Protocol):
         self._connection.resume_writing()
 
     # ------------------------------------------------------------------ the connection's side
+
+    @property
+    def awaited_bytes(self) -> int:
+        """The length of a frame that has begun to arrive."""
+        return self._decoder.awaited_bytes
+
+    @property
+    def unread_bytes(self) -> int:
+        """Bytes that were given to be sent and lie here still."""
+        return self._transport.get_write_buffer_size()
 
     def write(self, payload: bytes) -> None:
         """Send a payload, with its length before it."""

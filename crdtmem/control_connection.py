@@ -4,22 +4,25 @@ Problem: many clients pipeline thousands of requests into one node, over a Unix 
 WebSocket. A client may be slow, silent, hostile or gone; none of that may crash the node,
 grow its memory, or slow down anybody else; and no two ways in may differ in it.
 
-Idea: ``Connection`` is all that a connection decides, ``Carrier`` the little that it needs of
-a transport: payloads (one frame's MessagePack each: see ``control_frames``) in and out,
-stop and go. Requests are answered as they complete, in any order, by id; the answers of one
-turn of the event loop leave in one frame. A verb that has an answer at once is in the
-service's table of ``quick`` verbs as well: it then costs no request object, no counting and
-no trip through the loop.
+Idea: ``Connection`` is all that a connection decides, ``Carrier`` (in ``control_parts``) the
+little that it needs of a transport: payloads (one frame's MessagePack each: see
+``control_frames``) in and out, stop and go. Requests are answered as they complete, in any
+order, by id; the answers of one turn of the event loop leave in one frame. A verb that has an
+answer at once is in the service's table of ``quick`` verbs as well: it then costs no request
+object, no counting and no trip through the loop.
 
 Back-pressure has one rule: a connection is read only while it has room. It has none while
-too many of its requests, or too many bytes of them, are unanswered, or while its answers
-are not being read. The greeting tells these bounds as ``credits``: who stays within them is
-always read, who goes beyond waits in the kernel's buffers, and harms nobody.
+too many of its requests, or too many bytes of them, are unanswered; while its answers are
+not being read; or while all connections together hold as much as the node takes in, and
+this one its fair share of it (``admission``). Who goes beyond waits in the kernel's buffers,
+and harms nobody. The greeting tells a connection's own bounds as ``credits``. A large frame
+has to find room when its length is known, before it is read.
 
-Invariants: memory per connection is bounded by ``IN_FLIGHT_REQUESTS``, ``IN_FLIGHT_BYTES``,
-one frame, and one answer beyond the carrier's limit of unread bytes; every request is
-answered once, or its connection closed; bytes that are no protocol get one clear error,
-then the connection is closed; no request can stop the service.
+Invariants: what a connection holds is told to the node's admission whenever it may be asked;
+beyond that it keeps at most ``SMALL_BYTES`` of requests, one read, and one answer beyond the
+carrier's limit of unread bytes; every request is answered once, or its connection closed;
+bytes that are no protocol get one clear error, then the connection is closed; no request can
+stop the service.
 """
 
 from __future__ import annotations
@@ -28,24 +31,30 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
+from crdtmem.admission import SMALL_BYTES, Admission, Bounds
 from crdtmem.asking import LATER, Handler, Quick
 from crdtmem.control_frames import (
-    ANSWER_BYTES,
     CONTROL_VERSION,
     ERROR,
-    EVENT,
     MAGIC,
     MESSAGES_PER_FRAME,
-    RESULT,
     decode_messages,
     encode_body,
     payload_of_messages,
 )
+from crdtmem.control_parts import (
+    UNREAD_BYTES,
+    Carrier,
+    ControlRequest,
+    Load,
+    carry_out,
+    encode_failure,
+    encode_result,
+)
 from crdtmem.errors import (
     CrdtmemError,
-    LimitExceeded,
     MalformedFrame,
     Overloaded,
     ProtocolMismatch,
@@ -57,9 +66,7 @@ __all__ = [
     "IN_FLIGHT_BYTES",
     "IN_FLIGHT_REQUESTS",
     "UNREAD_BYTES",
-    "Carrier",
     "Connection",
-    "ControlRequest",
     "ControlService",
 ]
 
@@ -69,120 +76,10 @@ IN_FLIGHT_REQUESTS: Final = 1_024
 IN_FLIGHT_BYTES: Final = 32 * 1024 * 1024
 """Most bytes of unanswered requests of one connection, before it is no longer read."""
 
-UNREAD_BYTES: Final = 1024 * 1024
-"""Bytes of answers that a carrier keeps for a client that does not read, before it says so."""
-
 _CONNECTIONS: Final = 256
+_RETRY_MS: Final = 1_000
 _FLUSH_BYTES: Final = 64 * 1024
 _log = logging.getLogger("crdtmem.control")
-
-
-class Carrier(Protocol):
-    """What a connection needs of its transport.
-
-    In turn a carrier calls ``made`` once, ``received`` whenever a whole payload has come,
-    ``pause_writing`` when over ``UNREAD_BYTES`` of what it was given lie unsent,
-    ``resume_writing`` when they no longer do, and ``ended`` once.
-    """
-
-    def next_payload(self) -> bytes | None:
-        """Return the next whole payload that has come, if one has; may raise ``WireError``s."""
-
-    def write(self, payload: bytes) -> None:
-        """Send a payload, now or later, never waiting."""
-
-    def pause_reading(self) -> None:
-        """Take nothing more from the client."""
-
-    def resume_reading(self) -> None:
-        """Go on where ``pause_reading`` stopped."""
-
-    def close(self) -> None:
-        """End once what was written has been sent. Idempotent."""
-
-    def abort(self) -> None:
-        """End at once."""
-
-
-class _Load:
-    """The bytes of one received frame, counted while any request of it is unanswered."""
-
-    __slots__ = ("size", "unanswered")
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.unanswered = 0
-
-
-class ControlRequest:
-    """One request: its handler answers it once, now or later, as one answers a future."""
-
-    __slots__ = ("_answered", "_connection", "_load", "encode", "id")
-
-    def __init__(self, connection: Connection, number: int, load: _Load) -> None:
-        self._connection = connection
-        self._load = load
-        self._answered = False
-        self.id = number
-        self.encode: Callable[[Any], Any] | None = None
-
-    def done(self) -> bool:
-        """Tell whether it was answered, or nobody waits any more."""
-        return self._answered or self._connection.lost
-
-    def set_result(self, result: Any) -> None:
-        """Answer with a result, through ``encode`` if that was set."""
-        try:
-            body = _encode_result(self.id, self.encode(result) if self.encode else result)
-        except CrdtmemError as error:
-            self.set_exception(error)
-            return
-        self._answer(body)
-
-    def set_exception(self, error: BaseException) -> None:
-        """Answer with an error; one that is not ours is logged and reported as such."""
-        self._answer(_encode_failure(self.id, error))
-
-    async def emit(self, event: Any) -> None:
-        """Send an event ahead of the answer, as soon as the client has room for it."""
-        await self._connection.writable.wait()
-        self._connection.send(encode_body((self.id, EVENT, event)))
-
-    def run(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Answer with what a coroutine returns or raises; it ends with the connection."""
-        self._connection.spawn(self, work)
-
-    def forget(self) -> None:
-        """Let go of a request that its client has cancelled."""
-        if not self._answered:
-            self._answered = True
-            self._connection.settled(self._load)
-
-    def _answer(self, body: bytes) -> None:
-        if self._answered:
-            return
-        self._answered = True
-        self._connection.send(body)
-        self._connection.settled(self._load)
-
-
-def _encode_result(number: int, result: Any) -> bytes:
-    body = encode_body((number, RESULT, result))
-    if len(body) > ANSWER_BYTES:
-        raise LimitExceeded(
-            f"the answer takes {len(body)} bytes, the limit is {ANSWER_BYTES}",
-            hint="ask for less at once",
-        )
-    return body
-
-
-def _encode_failure(number: int, error: BaseException) -> bytes:
-    if not isinstance(error, CrdtmemError):
-        _log.error("a request failed unexpectedly", exc_info=error)
-        error = CrdtmemError(
-            f"the node failed to answer: {error!r:.500}", hint="see the node's log"
-        )
-    return encode_body((number, ERROR, encode_error(error)))
 
 
 class Connection:
@@ -193,9 +90,20 @@ class Connection:
         self._carrier = carrier
         # What is left of the frame that is being handled.
         self._messages: Iterator[tuple[int, Any, Any]] = iter(())
-        self._load = _Load(0)
+        self._load = Load(0)
         self._in_flight = 0
         self._in_flight_bytes = 0
+        # How many may be in flight before the node's admission is asked again.
+        self._most = 1
+        # A payload that finds no room yet; the size of that, or of one that has not come; what
+        # has room though it is not whole; and what is being handled and is not in flight.
+        self._payload: bytes | None = None
+        self._wanted_bytes = 0
+        self._reserved_bytes = 0
+        self._handled_bytes = 0
+        self._done = 0
+        self._done_bytes = 0
+        self._waits = False
         self._out: list[bytes] = []
         self._out_bytes = 0
         self._flush_due = False
@@ -203,8 +111,10 @@ class Connection:
         self._working = False
         self._ending = False
         self._paused = False
+        self._work_due = False
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self.lost = False
+        self._share = service.admission.share(self)
         self.writable = asyncio.Event()
         self.writable.set()
 
@@ -216,12 +126,18 @@ class Connection:
         connections.add(self)
         if len(connections) > _CONNECTIONS:
             self.refuse(
-                Overloaded(f"{_CONNECTIONS} clients are connected", hint="close some of them")
+                Overloaded(
+                    f"{_CONNECTIONS} clients are connected",
+                    hint="close some of them",
+                    retry_after_ms=_RETRY_MS,
+                )
             )
 
     def ended(self) -> None:
         """Forget the client; what it had begun to commit is committed all the same."""
         self.lost = True
+        self._payload = None
+        self._share.leave()
         self._service.left(self)
         self.writable.set()
         self.cancel_tasks()
@@ -234,6 +150,7 @@ class Connection:
     def pause_writing(self) -> None:
         """Stop reading too: a client that does not read its answers gets no more."""
         self.writable.clear()
+        self._share.note_unread()
 
     def resume_writing(self) -> None:
         """Go on where ``pause_writing`` stopped."""
@@ -245,41 +162,117 @@ class Connection:
         self.send(encode_body((0, ERROR, encode_error(error))))
         self.end()
 
+    # ------------------------------------------------------------------ admission's side
+
+    def resume(self) -> None:
+        """Go on, in a later turn, since there may be room again."""
+        self._work_soon()
+
+    def unread_bytes(self) -> int:
+        """Return how many bytes of answers the client has not read."""
+        return self._carrier.unread_bytes
+
+    def cut_off(self, reason: str) -> None:
+        """End the connection at once."""
+        _log.warning("cut off a client: %s", reason)
+        self.abort()
+
+    def _tell(self) -> None:
+        """Tell the node's admission what is held here now."""
+        if not self.lost:
+            held = self._in_flight_bytes + self._reserved_bytes + self._handled_bytes
+            self._share.hold(self._in_flight, held, self._done, self._done_bytes)
+            self._done = self._done_bytes = 0
+
+    def _is_granted_more(self) -> bool:
+        """Ask how many more may be in flight; tells whether any."""
+        self._tell()
+        self._most = min(IN_FLIGHT_REQUESTS, self._in_flight + self._share.grant())
+        return self._in_flight < self._most
+
+    def _wait_or_rest(self) -> None:
+        """Be resumed when there is room again, if that is what is lacking."""
+        if self._in_flight or self._share.operations or self._share.size_bytes:
+            self._tell()
+        if self._wanted_bytes or self._most <= self._in_flight < IN_FLIGHT_REQUESTS:
+            self._waits = True
+            self._share.wait(self._wanted_bytes)
+        elif self._waits:
+            self._waits = False
+            self._share.rest()
+
     # ------------------------------------------------------------------ requests
 
     @property
     def _full(self) -> bool:
         return (
-            self._in_flight >= IN_FLIGHT_REQUESTS
+            (self._in_flight >= self._most and not self._is_granted_more())
             or self._in_flight_bytes >= IN_FLIGHT_BYTES
             or not self.writable.is_set()
         )
 
+    def _work_soon(self) -> None:
+        """Work in a later turn: once, for however many reasons."""
+        if not self._work_due:
+            self._work_due = True
+            asyncio.get_running_loop().call_soon(self._work)
+
     def _work(self) -> None:
         """Handle what has been received while there is room, and read on only then."""
+        self._work_due = False
         if self._working or self.lost:
             return
         self._working = True
+        self._most, self._wanted_bytes = 1, 0
         try:
             while not self._ending and not self._full and self._handle_some():
-                payload = self._carrier.next_payload()
+                payload = self._next_payload()
                 if payload is None:
                     break
                 self._messages = iter(decode_messages(payload))
-                self._load = _Load(len(payload))
+                self._load = Load(len(payload))
         except CrdtmemError as error:
             self.refuse(error)
         finally:
             self._working = False
         if self._out and not self._flush_due:
             self.flush()
-        full = self._full or self._ending
+        full = self._full or self._wanted_bytes > 0
+        self._wait_or_rest()
+        full = full or self._ending
         if full != self._paused and not self.lost:
             self._paused = full
             if full:
                 self._carrier.pause_reading()
             else:
                 self._carrier.resume_reading()
+
+    def _next_payload(self) -> bytes | None:
+        """Return the next payload, if one has come and there is room for it."""
+        self._handled_bytes = 0
+        payload = self._payload or self._carrier.next_payload()
+        if payload is None:
+            size = self._carrier.awaited_bytes
+            if size > max(SMALL_BYTES, self._reserved_bytes) and self._has_room_for(size):
+                self._reserved_bytes = size
+            return None
+        size = len(payload)
+        if self._in_flight or size > SMALL_BYTES:
+            if size > self._reserved_bytes and not self._has_room_for(size):
+                self._payload = payload
+                return None
+            self._handled_bytes = size
+        self._payload = None
+        self._reserved_bytes = 0
+        return payload
+
+    def _has_room_for(self, size_bytes: int) -> bool:
+        """Ask whether there is room for a frame; if not, it is waited for."""
+        self._tell()
+        if self._share.room_for(size_bytes):
+            return True
+        self._wanted_bytes = size_bytes
+        return False
 
     def _handle_some(self) -> bool:
         """Handle the frame's messages while there is room; tells whether none is left."""
@@ -299,9 +292,9 @@ class Connection:
             result = answer(body)
             if result is LATER:
                 return False
-            self.send(_encode_result(number, result))
+            self.send(encode_result(number, result))
         except Exception as error:  # noqa: BLE001 - whatever a request provokes ends with it
-            self.send(_encode_failure(number, error))
+            self.send(encode_failure(number, error))
         return True
 
     def _handle(self, number: int, verb: Any, body: Any) -> None:
@@ -310,6 +303,7 @@ class Connection:
         load = self._load
         if not load.unanswered:
             self._in_flight_bytes += load.size
+            self._handled_bytes = 0
         load.unanswered += 1
         self._in_flight += 1
         request = ControlRequest(self, number, load)
@@ -352,7 +346,7 @@ class Connection:
 
     def spawn(self, request: ControlRequest, work: Coroutine[Any, Any, Any]) -> None:
         """Run a request's coroutine until it ends, or the client leaves."""
-        task = asyncio.get_running_loop().create_task(_carry_out(request, work))
+        task = asyncio.get_running_loop().create_task(carry_out(request, work))
         self._tasks[request.id] = task
         task.add_done_callback(lambda done: self._task_ended(request, work, done))
 
@@ -365,14 +359,28 @@ class Connection:
         if task.cancelled():
             request.forget()
 
-    def settled(self, load: _Load) -> None:
+    def settled(self, load: Load) -> None:
         """Count a request as answered."""
         self._in_flight -= 1
+        self._done += 1
         load.unanswered -= 1
         if not load.unanswered:
             self._in_flight_bytes -= load.size
+            self._done_bytes += load.size
         if self._paused:
-            self._work()
+            self._work_soon()
+        elif not self._flush_due and not self._working:
+            self._tell()
+
+    def begin_stream(self, load: Load) -> None:
+        """Hold nothing more for a request but a place among the streams."""
+        self._share.open_stream()
+        self.settled(load)
+
+    def end_stream(self) -> None:
+        """Give back the place."""
+        if not self.lost:
+            self._share.close_stream()
 
     # ------------------------------------------------------------------ answers
 
@@ -392,6 +400,8 @@ class Connection:
     def flush(self) -> None:
         """Write what is queued."""
         self._flush_due = False
+        if self._done:
+            self._tell()
         if self._out and not self.lost:
             out, self._out, self._out_bytes = self._out, [], 0
             self._carrier.write(payload_of_messages(out))
@@ -415,18 +425,12 @@ class Connection:
 _NONE: Final[Mapping[str, Quick]] = {}
 
 
-async def _carry_out(request: ControlRequest, work: Coroutine[Any, Any, Any]) -> None:
-    try:
-        request.set_result(await work)
-    except Exception as error:  # noqa: BLE001 - whatever a request provokes ends with it
-        request.set_exception(error)
-
-
 class ControlService:
     """What connections are made to. ``handlers`` maps verbs to what answers them.
 
     ``quick`` maps some of them to what answers at once, if it can. ``greeting`` makes what a
-    client is told when it connects; ``frame_bytes`` bounds one frame of requests.
+    client is told when it connects; ``frame_bytes`` bounds one frame of requests,
+    ``admission`` what all clients together hold.
     """
 
     def __init__(
@@ -436,7 +440,9 @@ class ControlService:
         greeting: Callable[[], dict[str, Any]],
         frame_bytes: int,
         quick: Mapping[str, Quick] = _NONE,
+        admission: Admission | None = None,
     ) -> None:
+        self.admission = admission or Admission(Bounds())
         self.handlers = handlers
         self.quick = quick
         self.frame_bytes = frame_bytes

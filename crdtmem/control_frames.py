@@ -179,6 +179,15 @@ class FrameDecoder:
         """Bytes that are kept and not yet decoded."""
         return len(self._buffer) - self._position
 
+    @property
+    def awaited_bytes(self) -> int:
+        """The length of the frame that has begun to arrive and is not whole yet; else 0."""
+        start = self._position + _LENGTH_BYTES
+        if len(self._buffer) < start:
+            return 0
+        (length,) = _length_at(self._buffer, self._position)
+        return int(length) if len(self._buffer) < start + length else 0
+
     def feed(self, data: bytes) -> None:
         """Add bytes that arrived."""
         if self._position == len(self._buffer):

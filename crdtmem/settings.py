@@ -41,13 +41,14 @@ from crdtmem.settings_parts import (
     parse_address,
     parse_size,
 )
-from crdtmem.settings_service import Http
+from crdtmem.settings_service import Admission, Http
 from gossip.config import Config, profile
 from gossip.errors import ConfigError as MeshConfigError
 
 __all__ = [
     "DESCRIPTIONS",
     "SWITCHES",
+    "Admission",
     "Checkpoints",
     "Clock",
     "GroupCommit",
@@ -340,6 +341,7 @@ class Settings(Section):
     streams: Streams = Field(Streams(), description="Flow control between nodes.")
     mesh: Mesh = Field(Mesh(), description="Finding other nodes, and who is alive.")
     http: Http = Field(Http(), description="The HTTP API.")
+    admission: Admission = Field(Admission(), description="Unanswered work, of all clients.")
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
 
@@ -385,6 +387,7 @@ class Settings(Section):
             raise _contradiction("peers names a peer twice", "name each peer once", "peers")
         _require_order(self, "group_commit.flight_deltas", "limits.batch_deltas")
         _require_order(self, "streams.credit_window_bytes", "limits.frame_bytes")
+        _require_order(self, "admission.in_flight_bytes", "limits.frame_bytes")
         _require_order(self, "reconnect.maximum_ms", "reconnect.minimum_ms")
         return self
 

@@ -7,7 +7,7 @@ Rules:
 1. HTTP is off unless it is asked for, and listens on loopback only; anything else is
    refused, with what to do instead.
 2. What a client could let grow or wait is bounded by a setting: connections, and how long
-   a request may take to arrive.
+   a request may take to arrive. What all of them together may, by section ``admission``.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from pydantic import Field
 
 from crdtmem.settings_parts import Section, is_loopback, parse_address
 
-__all__ = ["Http"]
+__all__ = ["Admission", "Http"]
 
 _DAY_MS: Final = 24 * 3_600_000
+_MIB: Final = 1024 * 1024
 
 
 def _check_http_listen(text: str) -> str:
@@ -71,4 +72,47 @@ class Http(Section):
         le=_DAY_MS,
         description="How long a connection may rest between two requests. More spares clients "
         "reconnecting; a proxy before the node should rest less than this.",
+    )
+
+
+class Admission(Section):
+    """How much unanswered work a node takes in from all its clients together."""
+
+    in_flight_operations: int = Field(
+        8_192,
+        ge=1,
+        description="Requests of all clients that may be unanswered before those above their "
+        "fair share wait; newcomers may take it to twice as many. More raises throughput with "
+        "very many clients, and how long each request waits under load.",
+    )
+    in_flight_bytes: int = Field(
+        32 * _MIB,
+        ge=64 * 1024,
+        description="The same in bytes, as received; at least limits.frame_bytes. In memory a "
+        "request takes several times as much until it is answered.",
+    )
+    unread_bytes: int = Field(
+        64 * _MIB,
+        ge=64 * 1024,
+        description="Bytes of answers that all clients together may leave unread. Beyond it "
+        "those who read nothing of theirs are cut off, whoever holds most first.",
+    )
+    streams: int = Field(
+        1_024,
+        ge=1,
+        description="Feeds, exports and other answers in parts that may be open at once. Each "
+        "holds a few parts, and a feed up to 8 MiB while its reader lags.",
+    )
+    streams_per_client: int = Field(
+        64,
+        ge=1,
+        description="How many of them one connection may have open. Less keeps one client from "
+        "taking all.",
+    )
+    memory_bytes: int = Field(
+        0,
+        ge=0,
+        description="Memory of the process, as the system counts it, above 85 % of which new "
+        "writes are refused, until it is below 75 %; reads and deletes go on. 0: no such ceiling. "
+        "Leave room for several times admission.in_flight_bytes.",
     )

@@ -15,7 +15,7 @@ from crdtmem.errors import Overloaded
 BUDGET = Bounds(in_flight_operations=100, in_flight_bytes=1_000_000)
 
 
-@dataclass
+@dataclass(eq=False)
 class StreamClient:
     """A client on a stream, as a face keeps it: it takes while it has room, else it waits."""
 
@@ -25,13 +25,23 @@ class StreamClient:
     held: deque[int] = field(default_factory=deque)
     answered: int = 0
     due: bool = False
+    unread: int = 0
+    gone: bool = False
 
     def __post_init__(self) -> None:
-        self.share = self.admission.share(self._resume)
+        self.share = self.admission.share(self)
 
-    def _resume(self) -> None:
+    def resume(self) -> None:
         """Take in a later turn: see ``settle``."""
         self.due = True
+
+    def unread_bytes(self) -> int:
+        return self.unread
+
+    def cut_off(self, reason: str) -> None:
+        assert reason
+        self.gone = True
+        self.share.leave()
 
     def tell(self, done: int = 0) -> None:
         self.share.hold(len(self.held), sum(self.held), done, done * self.frame_bytes)
@@ -264,6 +274,56 @@ def test_streams_are_bounded_per_client_and_for_all() -> None:
     greedy.close_stream()
     late.open_stream()
     assert admission.streams == 3
+
+
+# ------------------------------------------------------------------ answers that are not read
+
+
+def test_those_who_read_nothing_are_cut_off_when_too_much_lies_unread() -> None:
+    admission = Admission(Bounds(unread_bytes=1_000))
+    small, large, reading = (StreamClient(admission) for _ in range(3))
+    for client, unread in ((small, 300), (large, 600), (reading, 900)):
+        client.unread = unread
+        client.share.note_unread()
+    assert admission.unread_bytes == 1_800
+    reading.unread = 400
+    admission.sample(0, 0)
+    assert (small.gone, large.gone, reading.gone) == (False, True, False)
+    reading.unread = 0
+    admission.sample(1, 0)
+    assert not small.gone
+    assert admission.unread_bytes == 300
+
+
+def test_within_the_bound_a_slow_reader_is_waited_for() -> None:
+    admission = Admission(Bounds(unread_bytes=1_000))
+    slow = StreamClient(admission)
+    slow.unread = 1_000
+    slow.share.note_unread()
+    for now_us in range(5):
+        admission.sample(now_us, 0)
+    assert not slow.gone
+    slow.share.leave()
+    assert admission.unread_bytes == 0
+
+
+# ------------------------------------------------------------------ grants
+
+
+def test_a_grant_is_what_may_be_taken_without_asking_again() -> None:
+    admission = Admission(BUDGET)
+    first, second = StreamClient(admission), StreamClient(admission)
+    assert first.share.grant() == 100
+    first.share.hold(100, 1)
+    assert first.share.grant() == 0
+    assert second.share.grant() == 50
+    second.share.hold(50, 1)
+    assert second.share.grant() == 0
+    for _ in range(300):
+        other = admission.share()
+        other.hold(1, 1)
+    # A client that holds nothing may always ask one thing.
+    assert admission.share().grant() == 1
 
 
 # ------------------------------------------------------------------ memory

@@ -241,6 +241,7 @@ def test_names_end_in_their_unit() -> None:
                 (
                     *("_bytes", "_ms", "_days", "deltas", "siblings", "_per_peer", "members"),
                     *("connections", "transactions", "waiters"),
+                    *("operations", "streams", "_per_client"),
                 )
             ), f"{name} is a number of what?"
 

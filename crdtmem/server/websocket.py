@@ -20,7 +20,8 @@ from typing import Final
 
 from aiohttp import ClientError, WSCloseCode, WSMsgType, web
 
-from crdtmem.control_connection import UNREAD_BYTES, Connection, ControlService
+from crdtmem.control_connection import Connection, ControlService
+from crdtmem.control_parts import UNREAD_BYTES
 from crdtmem.errors import MalformedFrame
 from crdtmem.server.exchange import Exchange
 from crdtmem.server.negotiation import MSGPACK
