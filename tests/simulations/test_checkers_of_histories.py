@@ -7,13 +7,15 @@ from dataclasses import replace
 
 import pytest
 
+from crdtmem import recovery
 from crdtmem.causality import VersionVector
 from crdtmem.effects import Alarm
 from crdtmem.entries import SEQUENCE_BITS, Entry, Stamp, unpack_dot
 from crdtmem.executor import Executor
+from crdtmem.retirement import RETIRED
 from simulations.checkers import CHECKERS
 from simulations.checkers.base import Tail
-from simulations.errors import LivenessViolation, SafetyViolation
+from simulations.errors import LivenessViolation, MachineFailed, SafetyViolation
 from simulations.history import Call, Conflict, History
 from simulations.node import Machine
 from tests.simulations.lives import (
@@ -269,6 +271,55 @@ def test_recovery_trips_over_a_new_id_without_a_reason() -> None:
     machine.device.disk.mark = None
     with pytest.raises(SafetyViolation, match="though nobody harmed"):
         machine.start()
+
+
+def given_up(life: Life) -> Machine:
+    """A machine that has to give its id up, for what it holds of another lies beyond a cut."""
+    machine = life.machine(1)
+    cuts = {life.machine(0).engine.replica_id: 0}
+    executor = machine.executor
+    assert executor is not None
+    executor.apply(machine.engine.membership.retire("a test", cuts))
+    return machine
+
+
+def test_recovery_trips_over_an_id_given_up_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    life = small_life("recovery")
+    monkeypatch.setattr(recovery, "set_aside", lambda store, retirement: None)
+    given_up(life)
+    with pytest.raises(MachineFailed) as caught:
+        life.world.run(2)
+    assert "still holds" in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize("is_obeyed", [True, False])
+def test_recovery_holds_a_start_to_a_verdict_that_was_durable(
+    is_obeyed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life = small_life("recovery")
+    machine = given_up(life)
+    disk = machine.device.disk
+    life.world.run_until(lambda: RETIRED in disk.metadata, "verdict", within_s=5, step_s=0.0005)
+    machine.crash()
+    if is_obeyed:
+        machine.start()
+        assert RETIRED not in disk.metadata
+        return
+    monkeypatch.setattr(recovery, "set_aside", lambda store, retirement: None)
+    with pytest.raises(SafetyViolation, match="still holds"):
+        machine.start()
+
+
+def test_recovery_expects_nothing_of_a_verdict_that_was_not_durable() -> None:
+    life = small_life("recovery")
+    machine = given_up(life)
+    replica = machine.engine.replica_id
+    machine.crash()
+    assert RETIRED not in machine.device.disk.metadata
+    machine.start()
+    assert machine.engine.replica_id == replica
+    life.settle()
+    life.world.finished()
 
 
 def test_identities_trips_over_a_dot_that_is_used_again() -> None:
