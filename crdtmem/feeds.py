@@ -159,9 +159,10 @@ class Feed(ChangeReader):
         # While it is replayed to: how far the log was looked at, and what of it is to be told.
         self._position: int | None = None
         self._records: deque[LogRecord] = deque()
-        # Whether the slice before reached the log's end, and the queue has all that came after.
+        # Whether that is all, but for what was published since the queue was armed.
         self._ended = False
-        self._joined = False
+        # Whether a batch that does not continue the vector was met, and none taken since.
+        self._turned_back = False
         # The batch that is being handed over, and how many of its changes are left.
         self._batch: Batch | None = None
         self._changes: Iterator[Change] = iter(())
@@ -270,19 +271,30 @@ class Feed(ChangeReader):
             joined = self._vector.get(header.replica, 0)
             if header.last <= joined:
                 continue
-            if header.first > joined + 1:
-                # Something between is not held, or not any more: looking for it says what.
-                self._replay_again()
+            before = VersionVector(header.dependencies)
+            before[header.replica] = header.first - 1
+            if not self._vector.dominates(before):
+                # Something before it is not held, or not any more: looking for it says what.
+                self._turn_back(before)
                 return False
+            self._turned_back = False
             self._batch = batch
             self._changes = changes_of(batch, self._space, after=joined)
             self._left = count_changes(batch, self._space, after=joined)
         return True
 
+    def _turn_back(self, needed: VersionVector) -> None:
+        """Go on out of the log; raises ``HistoryGap`` where that led here just before."""
+        if self._turned_back:
+            missing = needed.beyond(self._vector).items()
+            raise _gap(self._vector, [(replica, *span) for replica, span in sorted(missing)])
+        self._turned_back = True
+        self._replay_again()
+
     def _next_batch(self) -> Batch | None:
         if not self._live:
             batch = self._next_stored()
-            if batch is not None or not (self._joined and self._queue.armed):
+            if batch is not None or not (self._ended and self._queue.armed):
                 return batch
             self._live = self._arrived = True
         return self._queue.take()
@@ -306,7 +318,7 @@ class Feed(ChangeReader):
 
     def _replay_again(self) -> None:
         """Go on out of the log, from wherever the vector stands."""
-        self._live = self._ended = self._joined = False
+        self._live = self._ended = False
         self._position = None
         self._records.clear()
 
@@ -327,14 +339,12 @@ class Feed(ChangeReader):
         """Read the next slice of the log."""
         runtime, queue = self._runtime, self._queue
         if not queue.armed and (self._ended or self._position is None):
-            # What is published from here on need not be looked for in the log.
-            queue.arm()
+            self._arm()
         if self._position is None:
             await self._find()
             if queue is not self._queue or self._live:
                 return
         assert self._position is not None
-        armed = queue.armed
         read = partial(_read_slice, runtime.store, self._position, self._vector.copy())
         found: _Slice = await runtime.in_store(read)
         if queue is not self._queue:
@@ -342,7 +352,12 @@ class Feed(ChangeReader):
             return
         self._records.extend(found.records)
         self._position, self._ended = found.position, found.ended
-        self._joined = armed and found.ended
+
+    def _arm(self) -> None:
+        """Let what is published from here on be queued; the log has all that came before."""
+        self._queue.arm()
+        # What was read until now does not reach up to here.
+        self._ended = False
 
     async def _find(self) -> None:
         """Find where in the log to begin, or that there is nothing to be read.
@@ -350,7 +365,7 @@ class Feed(ChangeReader):
         Raises ``HistoryGap``.
         """
         runtime, queue = self._runtime, self._queue
-        queue.arm()
+        self._arm()
         lacking = sorted(runtime.engine.replica.state.vector.beyond(self._vector).items())
         if not lacking:
             self._live = self._arrived = True

@@ -59,6 +59,7 @@ COMMANDS: Final[Mapping[str, CommandEntry]] = MappingProxyType(
         "set": CommandEntry("crdtmem.cli.values", "Write one key."),
         "import": CommandEntry("crdtmem.cli.importing", "Write what a file of events says."),
         "export": CommandEntry("crdtmem.cli.exporting", "Write all live entries as JSON lines."),
+        "changes": CommandEntry("crdtmem.cli.changes", "Print what was written, or follow it."),
         "status": CommandEntry("crdtmem.cli.status", "Show how a node fares."),
         "verify": CommandEntry("crdtmem.cli.status", "Check everything that a node has stored."),
         "backup": CommandEntry("crdtmem.cli.copies", "Copy a running node's store."),

@@ -1,0 +1,361 @@
+"""A memory, two writers elsewhere, and readers of its changes, judged by an oracle.
+
+``World`` does what happens to a memory: it writes, joins what others wrote, or their whole
+state, cuts its log, and is closed and opened. A ``Reader`` reads a feed of it and knows, from
+the batches alone, what must be told. What a reader is told is checked at once: each dot once,
+none before its causes, a cursor that covers exactly what was told, and of a gap that nothing
+in it is held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from crdtmem import feeds
+from crdtmem.batch import Batch, decode_batch
+from crdtmem.causality import Context, VersionVector
+from crdtmem.changes import Lagging, Part
+from crdtmem.crdt import NESTED
+from crdtmem.entries import pack_dot
+from crdtmem.errors import HistoryGap, StoreFailed
+from crdtmem.feeds import Feed
+from crdtmem.install import Installation, Kind
+from crdtmem.memory import Memory
+from crdtmem.policy import SYSTEM_SPACE
+from crdtmem.snapshot import SnapshotHeader
+from crdtmem.store.base import KIND_BATCH
+from crdtmem.table import State
+from tests.kernel_node import SPACE, KernelNode, puts
+from tests.memories import fresh_url, opened
+
+_stumbles: list[StoreFailed] = []
+
+__all__ = ["Reader", "World", "small_feeds", "snapshot_of"]
+
+
+@contextlib.contextmanager
+def small_feeds() -> Iterator[None]:
+    """Let every bound of a feed be so small that a few writes reach it."""
+    small = {
+        "CHANGES_PER_PART": 3,
+        "_SLICE_RECORDS": 2,
+        "_PROBES": 1,
+        "_QUIET_BATCHES": 2,
+    }
+    usual = {name: getattr(feeds, name) for name in (*small, "_read_slice")}
+    read_slice = feeds._read_slice
+
+    def stumbling(*arguments: Any) -> Any:
+        if _stumbles:
+            raise _stumbles.pop()
+        return read_slice(*arguments)
+
+    for name, value in (*small.items(), ("_read_slice", stumbling)):
+        setattr(feeds, name, value)
+    try:
+        yield
+    finally:
+        for name, value in usual.items():
+            setattr(feeds, name, value)
+
+
+def snapshot_of(node: KernelNode) -> Installation:
+    """Return the whole published state of a node, as it would reach a peer."""
+    state = State(node.replica.state.shapes)
+    for table, key, field, entry in node.replica.state.entries():
+        copy = state.table(table.space, table.datatype)
+        if copy.nested:
+            copy.slots.setdefault(key, {})[field] = entry
+        else:
+            copy.slots[key] = entry
+    state.vector = node.replica.state.vector.copy()
+    header = SnapshotHeader(vector=state.vector.copy(), tips=dict(node.replica.tips))
+    return Installation(Kind.WHOLE, header, state)
+
+
+class _Heard:
+    """A listener that remembers every batch that was published."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def push(self, batches: Any) -> None:
+        self._world.note(batches)
+
+    def close(self) -> None:
+        pass
+
+
+class World:
+    """The memory under test, and the writers elsewhere."""
+
+    def __init__(self, memory: Memory, url: str) -> None:
+        self.memory = memory
+        self.url = url
+        self.others = [KernelNode(2), KernelNode(3)]
+        self.batches: dict[tuple[int, int], Batch] = {}
+        self.users: set[int] = set()
+        self._written = 0
+        memory.runtime.subscriptions.append(_Heard(self))
+        # What it wrote to found its cluster: who joins anything of it joins that first.
+        records = memory.runtime.store.replay(after_ordinal=0)
+        self.note([decode_batch(record.data, known_fields=NESTED) for record in records])
+
+    @classmethod
+    async def open(cls) -> World:
+        url = fresh_url()
+        return cls(await opened(url), url)
+
+    def note(self, batches: list[Batch]) -> None:
+        """Remember batches, and which of their dots a reader must be told."""
+        for batch in batches:
+            header = batch.header
+            self.batches[header.replica, header.first] = batch
+            for segment in batch.segments:
+                if segment.space != SYSTEM_SPACE:
+                    self.users |= {segment.first + index for index in range(segment.count)}
+
+    @property
+    def published(self) -> VersionVector:
+        return self.memory.engine.replica.state.vector
+
+    def _items(self, count: int) -> dict[str, int]:
+        self._written += 1
+        return {f"k{number}": self._written for number in range(count)}
+
+    # ------------------------------------------------------------------ what happens
+
+    async def write(self, count: int = 1) -> None:
+        """Write so many keys here, in one transaction."""
+        async with self.memory.transaction() as opened_transaction:
+            opened_transaction.put_many(SPACE, self._items(count))
+
+    async def elsewhere(self, index: int, count: int = 1) -> None:
+        """Let another write, knowing all that is published here; nobody learns of it yet."""
+        other = self.others[index]
+        for key in sorted(self.batches):
+            if self.published.get(key[0], 0) >= self.batches[key].header.last:
+                other.offer(self.batches[key])
+        other.run()
+        known = self.published.copy()
+        for elsewhere in self.others:
+            known.pop(elsewhere.replica.identity.replica, None)
+        assert other.replica.state.vector.dominates(known)
+        other.commit(puts(self._items(count)))
+        self.note(other.written)
+
+    async def join(self) -> None:
+        """Join all that was written elsewhere."""
+        replica = self.memory.engine.replica
+        wanted = self.published.copy()
+        for other in self.others:
+            for batch in other.written:
+                if batch.header.last > self.published.get(batch.header.replica, 0):
+                    _, effects = replica.offer(decode_batch(batch.data, known_fields=NESTED))
+                    self.memory.runtime.apply(effects)
+            wanted.join({batch.header.replica: batch.header.last for batch in other.written})
+        await self.memory.wait_for(Context(wanted))
+
+    async def install(self, index: int) -> None:
+        """Join the whole state of another."""
+        installation = snapshot_of(self.others[index])
+        self.memory.runtime.apply(self.memory.engine.replica.install(installation))
+        await self.memory.wait_for(Context(installation.header.vector))
+
+    async def cut(self) -> None:
+        """Write a checkpoint, and cut off the log all that it covers."""
+        runtime = self.memory.runtime
+        assert runtime.checkpointer is not None
+        await runtime.perform(runtime.checkpointer.checkpoint())
+        for replica, last in dict(self.published).items():
+            for cut in (runtime.store.cut_sync_log, runtime.store.cut_history):
+                await runtime.in_store(lambda cut=cut, r=replica, n=last + 1: cut(r, n))  # type: ignore[misc]
+
+    def stumble(self) -> None:
+        """Let the next look into the log fail."""
+        _stumbles[:] = [StoreFailed("the disk said no, once")]
+
+    async def restart(self) -> None:
+        """Close the memory, and open it again."""
+        await self.memory.close()
+        self.memory = await opened(self.url)
+        self.memory.runtime.subscriptions.append(_Heard(self))
+
+    def held(self) -> list[tuple[int, int, int]]:
+        """Return the batches that the log holds: replica, first and last sequence."""
+        records = self.memory.runtime.store.replay(after_ordinal=0)
+        return [
+            (record.replica, record.first_sequence, record.last_sequence)
+            for record in records
+            if record.kind == KIND_BATCH
+        ]
+
+
+class Reader:
+    """Reads one feed after another, and checks whatever it is told."""
+
+    def __init__(self, world: World, limit_batches: int) -> None:
+        self.world = world
+        self.limit_batches = limit_batches
+        self.cursors = [Context()]
+        self.gaps: list[HistoryGap] = []
+        self.lagged = 0
+        self._feed: Feed | None = None
+        self._base = VersionVector()
+        self._told: set[int] = set()
+        self._was_told_of_lag = False
+        self._task: asyncio.Task[Part | Lagging] | None = None
+
+    # ------------------------------------------------------------------ the oracle
+
+    def _covers(self, dot: int) -> bool:
+        return self._base.covers(dot) or dot in self._told
+
+    @property
+    def outstanding(self) -> bool:
+        """Whether there is something that the reader must be told."""
+        published = self.world.published
+        return any(published.covers(dot) and not self._covers(dot) for dot in self.world.users)
+
+    def _check_change(self, dot: int) -> None:
+        world, replica = self.world, dot >> 64
+        assert dot in world.users, "told what no user wrote"
+        assert not self._covers(dot), "told twice"
+        assert world.published.covers(dot), "told before it was published"
+        batch = next(
+            batch
+            for (origin, first), batch in world.batches.items()
+            if origin == replica and first <= dot & (1 << 64) - 1 <= batch.header.last
+        )
+        causes = VersionVector(batch.header.dependencies)
+        causes[replica] = (dot & (1 << 64) - 1) - 1
+        missing = [
+            cause for cause in world.users if causes.covers(cause) and not self._covers(cause)
+        ]
+        assert not missing, "told before its causes"
+        self._told.add(dot)
+
+    def _check_part(self, part: Part) -> None:
+        for change in part.changes:
+            replica, _, sequence = change.dot.partition(":")
+            self._check_change(pack_dot(int(replica, 16), int(sequence)))
+        if part.cursor is None:
+            assert part.changes
+            return
+        assert part.cursor == self.feed.cursor
+        vector = part.cursor.vector
+        for dot in self.world.users:
+            assert vector.covers(dot) == self._covers(dot), "a cursor that covers something else"
+        self.cursors.append(part.cursor)
+
+    def _check_gap(self, gap: HistoryGap, cursor: Context) -> Context:
+        resume = Context.parse(gap.details["resume"])
+        spans = gap.details["missing"]
+        assert spans
+        assert cursor < resume
+        skipped = {
+            pack_dot(replica, sequence)
+            for replica, first, last in spans
+            for sequence in range(first, last + 1)
+        }
+        for dot in self.world.users:
+            covered = cursor.vector.covers(dot) or self._covers(dot) or dot in skipped
+            assert resume.vector.covers(dot) == covered, "it resumes elsewhere than after the gap"
+        assert self.world.published.dominates({replica: last for replica, _, last in spans}), (
+            "a gap in what was not even published"
+        )
+        for replica, first, last in spans:
+            assert not [
+                record
+                for record in self.world.held()
+                if record[0] == replica and record[1] <= last and record[2] >= first
+            ], "a gap where something is held"
+        self.gaps.append(gap)
+        return resume
+
+    # ------------------------------------------------------------------ reading
+
+    @property
+    def feed(self) -> Feed:
+        assert self._feed is not None
+        return self._feed
+
+    async def connect(self, cursor: Context) -> None:
+        """Read on after a cursor; after a gap, from where it says."""
+        await self.disconnect()
+        while True:
+            self._base, self._told = cursor.vector.copy(), set()
+            try:
+                self._feed = await self.world.memory.changes(
+                    after=cursor, limit_batches=self.limit_batches
+                )
+            except HistoryGap as gap:
+                cursor = self._check_gap(gap, cursor)
+            else:
+                assert self.feed.cursor == cursor
+                return
+
+    async def disconnect(self) -> None:
+        """Give a feed up, wherever it is."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+            self._task = None
+        if self._feed is not None:
+            await self._feed.close()
+            self._feed = None
+
+    def begin_to_read(self) -> None:
+        """Ask for the next part, and do not wait for it."""
+        if self._task is None:
+            self._task = asyncio.ensure_future(self.feed.next())
+
+    async def give_up(self) -> None:
+        """Ask no longer for the next part, unless it has come, and keep the feed."""
+        if self._task is None:
+            return
+        if self._task.done():
+            await self.take()
+            return
+        self._task.cancel()
+        await asyncio.wait({self._task})
+        if self._task.cancelled():
+            self._task = None
+        else:
+            await self.take()
+
+    async def read(self) -> None:
+        """Take the next part, if there must be one."""
+        if self.outstanding:
+            await self.take()
+
+    async def take(self) -> None:
+        """Take the next part."""
+        self.begin_to_read()
+        assert self._task is not None
+        task, self._task = self._task, None
+        # Of a part that has come the cursor has moved already.
+        cursor = self.cursors[-1]
+        try:
+            part = await task
+        except StoreFailed:
+            return
+        except HistoryGap as gap:
+            resume = self._check_gap(gap, cursor)
+            await self.connect(resume)
+            return
+        if isinstance(part, Lagging):
+            assert part.missed > 0
+            assert not self._was_told_of_lag, "told twice that it lags"
+            self._was_told_of_lag, self.lagged = True, self.lagged + 1
+            return
+        self._was_told_of_lag = False
+        self._check_part(part)
+
+    async def drain(self) -> None:
+        """Read until there is nothing left to be told."""
+        while self.outstanding:
+            await self.read()
