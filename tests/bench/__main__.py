@@ -1,4 +1,4 @@
-"""Benchmarks: ``python -m tests.bench kernel|simulator|gossip|fleet [--json] [--quick]``.
+"""Benchmarks: ``python -m tests.bench kernel|simulator|gossip|fleet|service [--json] [--quick]``.
 
 Exits with 1 when a row that has a target misses it.
 """
@@ -30,6 +30,11 @@ def measure(given: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
         from tests.bench import fleet
 
         return fleet.run(fleet.Plan.quick() if given.quick else fleet.Plan())
+    if given.suite == "service":
+        from tests.bench import service
+
+        asked = service.Plan.quick(given.directory) if given.quick else service.Plan()
+        return service.run(replace(asked, directory=given.directory, **more))
     from tests.bench import kernel
 
     plan = kernel.Plan(directory=given.directory)
@@ -41,7 +46,7 @@ def measure(given: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
 def main() -> int:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("suite", choices=["kernel", "simulator", "gossip", "fleet"])
+    parser.add_argument("suite", choices=["kernel", "simulator", "gossip", "fleet", "service"])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="small sizes, one round")
     parser.add_argument("--rounds", type=int, default=None, help="rounds per figure (5, or 3)")
