@@ -83,10 +83,12 @@ class Events:
         """Ask for no more. Idempotent."""
         self.stream.forget(self.call)
         self.stream.stuffed(self, full=False)
-        if not self.call.future.done():
-            self.call.future.cancel()
-        elif not self.call.future.cancelled():
-            self.call.future.exception()  # Nobody will ask for it any more.
+        future = self.call.future
+        if not future.done():
+            # Whoever waits for a part is told so; cancelled is only who was asked to end.
+            future.set_exception(Closed("this answer was closed", hint="ask again"))
+        if not future.cancelled():
+            future.exception()  # It may be that nobody asks for it any more.
         if self._owned:
             await self.stream.close(Closed("this feed was closed", hint="open another"))
 

@@ -83,6 +83,7 @@ class ClientFeed(ChangeReader):
                     self._closed = True
                     if isinstance(error, Unreachable):
                         raise
+                continue
             if isinstance(part, Lagging):
                 return part
             fresh = self._take(part)

@@ -40,7 +40,7 @@ class Gate:
         """So many bytes of answers more are passed on, then every connection is cut."""
         self._path = path
         self._target = target
-        self._ends: set[asyncio.StreamWriter] = set()
+        self._ends: list[asyncio.StreamWriter] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
@@ -48,9 +48,9 @@ class Gate:
         """Let connections through, from now on."""
         self._server = await asyncio.start_unix_server(self._accept, self._path)
 
-    def cut(self) -> None:
-        """End every connection; new ones are still let through."""
-        for end in self._ends:
+    def cut(self, count: int | None = None) -> None:
+        """End all connections, or the ``count`` oldest; new ones are still let through."""
+        for end in self._ends[: None if count is None else 2 * count]:
             end.transport.abort()
 
     async def shut(self) -> None:
@@ -65,13 +65,13 @@ class Gate:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        self._ends.add(writer)
+        self._ends.append(writer)
         try:
             node_reader, node_writer = await asyncio.open_unix_connection(self._target)
         except OSError:
             writer.transport.abort()
             return
-        self._ends.add(node_writer)
+        self._ends.append(node_writer)
         for way in (
             self._carry(reader, node_writer, answers=False),
             self._carry(node_reader, writer, answers=True),
@@ -96,7 +96,8 @@ class Gate:
                 writer.write(data)
                 await writer.drain()
         writer.transport.abort()
-        self._ends.discard(writer)
+        if writer in self._ends:
+            self._ends.remove(writer)
 
 
 class Pair:
