@@ -78,7 +78,7 @@ def test_what_a_worker_died_of_is_lost_and_nothing_else() -> None:
 
 
 def test_what_takes_too_long_is_ended_and_the_rest_goes_on() -> None:
-    found = dict(worked_off(_loops_at_one, range(4), jobs=2, within_s=1.5))
+    found = dict(worked_off(_loops_at_one, range(4), jobs=2, within_s=4.0))
     assert found == {0: 0, 1: Lost(late=True, exit_code=-signal.SIGKILL), 2: 2, 3: 3}
 
 
