@@ -48,6 +48,8 @@ class Policies:
     def __init__(self, state: State) -> None:
         self._state = state
         self._policies: dict[SpaceName, Policy] = {}
+        self.quotas: dict[SpaceName, Policy] = {}
+        """The policies among them that set a quota."""
 
     def of(self, space: SpaceName) -> Policy:
         """Return a space's policy, from the replicated record or the default."""
@@ -58,7 +60,11 @@ class Policies:
         for key in (keys,) if isinstance(keys, str) else keys:
             space = policy_space(key)
             if space is not None:
-                self._policies[space] = self._read(space)
+                policy = self._policies[space] = self._read(space)
+                if policy.has_quota:
+                    self.quotas[space] = policy
+                else:
+                    self.quotas.pop(space, None)
 
     def note_all(self) -> None:
         """Read every policy again."""

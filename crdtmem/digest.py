@@ -12,6 +12,8 @@ the fingerprint of any range of dots, which reconciliation needs. Changes are
 when the digest is asked for, or when ``FOLD_AT`` of them have gathered, so the
 hot path pays one append.
 
+Counting what is noted costs nothing more, so a digest also knows how many dots are live.
+
 Invariants: the value depends on the set of live dots only; folding early or
 late gives the same value. Payloads are not hashed here: batches carry
 checksums of their own.
@@ -108,6 +110,7 @@ class DotDigest:
         "_replaced",
         "_second",
         "_start",
+        "count",
     )
 
     def __init__(self) -> None:
@@ -120,6 +123,8 @@ class DotDigest:
         # Per replica and width of distances, first sequences and columns.
         self._replaced: dict[tuple[int, str], list[tuple[int, Distances[int]]]] = {}
         self._pending = 0
+        self.count = 0
+        """How many dots are live. What comes and goes is counted as it is noted."""
 
     def add_range(self, first_dot: int, count: int) -> None:
         """Note ``count`` consecutive dots of one replica as live."""
@@ -128,6 +133,7 @@ class DotDigest:
         else:
             self._close_range()
             self._start, self._next = first_dot, first_dot + count
+        self.count += count
         self._pending += count
         if self._pending > self.FOLD_AT:
             self._fold()
@@ -140,6 +146,7 @@ class DotDigest:
     def remove(self, dots: list[int]) -> None:
         """Note dots as no longer live. The list is copied."""
         self._removed += dots
+        self.count -= len(dots)
         self._pending += len(dots)
         if self._pending > self.FOLD_AT:
             self._fold()
@@ -148,19 +155,23 @@ class DotDigest:
         """Note dots as no longer live that lie so far before consecutive ones of their replica."""
         place = first_dot >> SEQUENCE_BITS, distances.typecode
         self._replaced.setdefault(place, []).append((first_dot & SEQUENCE_MASK, distances))
+        self.count -= len(distances)
         self._pending += len(distances)
         if self._pending > self.FOLD_AT:
             self._fold()
 
     def add(self, dots: Iterable[int]) -> None:
         """Note single dots as live: for repair and snapshots."""
-        first, second = hash_dots(dots)
+        listed = list(dots)
+        first, second = hash_dots(listed)
+        self.count += len(listed)
         self._first = (self._first + first) & _MASK
         self._second = (self._second + second) & _MASK
 
     def take_in(self, other: DotDigest) -> None:
         """Note what another digest noted, added and removed."""
         first, second = other.value()
+        self.count += other.count
         self._first = (self._first + first) & _MASK
         self._second = (self._second + second) & _MASK
 

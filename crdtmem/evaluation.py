@@ -15,9 +15,10 @@ is taken back by its transaction.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from crdtmem.batch import SpaceName
 from crdtmem.causality import Observed
 from crdtmem.crdt import DATATYPES_BY_CODE, DataType
 from crdtmem.entries import NO_METADATA, Entry, Siblings
@@ -28,9 +29,36 @@ from crdtmem.reading import describe
 from crdtmem.staged_view import StagedView
 from crdtmem.staging import TransactionStage
 from crdtmem.table import Overlay
-from crdtmem.transaction import Operation, Options, PutRun
+from crdtmem.transaction import CountRun, Operation, Options, PutRun
 
-__all__ = ["carry_out", "refuse_crowded"]
+__all__ = ["carry_out", "carry_out_all", "refuse_crowded"]
+
+
+def carry_out_all(
+    stage: TransactionStage, policy_of: Callable[[SpaceName], Policy], limits: Limits
+) -> list[Any]:
+    """Stage all steps of a transaction; returns the operations' results. Raises ``LocalError``s."""
+    results: list[Any] = []
+    for step in stage.transaction.steps:
+        policy = policy_of(step.space)
+        if isinstance(step, CountRun):
+            _count(stage, step, policy, limits)
+        elif isinstance(step, PutRun):
+            refuse_crowded(stage.overlay, step, limits)
+            stage.put_run(step, policy)
+        else:
+            results.append(carry_out(stage, step, policy, limits))
+    return results
+
+
+def _count(stage: TransactionStage, run: CountRun, policy: Policy, limits: Limits) -> None:
+    if not policy.trust_ordered:
+        stage.count_run(run)
+        return
+    # Where trust is ordered an author may have to begin a total of its own.
+    for key, amount in zip(run.keys, run.values, strict=True):
+        step = Operation(run.space, run.datatype, key, "increment", (amount,))
+        carry_out(stage, step, policy, limits)
 
 
 def carry_out(stage: TransactionStage, operation: Operation, policy: Policy, limits: Limits) -> Any:

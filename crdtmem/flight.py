@@ -98,6 +98,8 @@ class Flight:
     tips: dict[int, tuple[int, bytes]] = field(default_factory=dict)
     dependencies: VersionVector = field(default_factory=VersionVector)
     weight: int = 0
+    # What was staged in spaces with a quota: see ``quotas.Ledger``.
+    ledger: Any = None
 
 
 class LocalBatch:

@@ -44,17 +44,18 @@ from crdtmem.errors import (
     ForkDetected,
     LocalError,
 )
-from crdtmem.evaluation import carry_out, refuse_crowded
+from crdtmem.evaluation import carry_out_all
 from crdtmem.expiry import ExpiryQueue
 from crdtmem.flight import FLIGHT_DELTAS, Flight, LocalBatch, StagedTransaction, touches_system
 from crdtmem.inbox import NO_TIP, Inbox, Tip, Verdict, written_elsewhere
 from crdtmem.install import Installation, InstallationStage
 from crdtmem.limits import Limits
 from crdtmem.policy import SYSTEM_SPACE
+from crdtmem.quotas import begin_watch
 from crdtmem.read_side import ReadSide
 from crdtmem.staging import TransactionStage
 from crdtmem.table import Overlay
-from crdtmem.transaction import CountRun, Operation, PutRun, Transaction
+from crdtmem.transaction import Transaction
 from crdtmem.waiting import (
     Pending,
     TransactionQueue,
@@ -288,17 +289,13 @@ class Replica(ReadSide):
             return False
         stage = TransactionStage(batch, flight.overlay, transaction, stamps)
         first = batch.next
-        results: list[Any] = []
+        # Nobody asks the replica itself what its quota is.
+        quotas = self._policies.quotas if pending.ticket is not None else None
+        watch = begin_watch(flight, stage, quotas) if quotas else None
         try:
-            for step in transaction.steps:
-                if isinstance(step, CountRun):
-                    self._count(stage, step)
-                elif isinstance(step, PutRun):
-                    refuse_crowded(flight.overlay, step, self.limits)
-                    stage.put_run(step, self.policy(step.space))
-                else:
-                    assert isinstance(step, Operation)
-                    results.append(carry_out(stage, step, self.policy(step.space), self.limits))
+            results = carry_out_all(stage, self.policy, self.limits)
+            if watch is not None:
+                watch.judge(stage)
             if not stage.finish(self.limits):
                 stage.take_back()
                 return False
@@ -306,6 +303,8 @@ class Replica(ReadSide):
             stage.take_back()
             flight.refused.append((pending.ticket, error))
             return True
+        if watch is not None:
+            watch.note()
         count = batch.next - first
         flight.weight += count + 1
         dot = pack_dot(self.identity.replica, first)
@@ -316,16 +315,6 @@ class Replica(ReadSide):
             # nothing has no delta to be known by, and is simply done again.
             self.operations.learn(identity, dot, count)
         return True
-
-    def _count(self, stage: TransactionStage, run: CountRun) -> None:
-        policy = self.policy(run.space)
-        if not policy.trust_ordered:
-            stage.count_run(run)
-            return
-        # Where trust is ordered an author may have to begin a total of its own.
-        for key, amount in zip(run.keys, run.values, strict=True):
-            step = Operation(run.space, run.datatype, key, "increment", (amount,))
-            carry_out(stage, step, policy, self.limits)
 
     # ------------------------------------------------------------------ publishing
 

@@ -26,6 +26,7 @@ from typing import Any
 from crdtmem.batch import (
     ReplicaTable,
     Segment,
+    SpaceName,
     array_header,
     encode_dots_column,
 )
@@ -82,6 +83,8 @@ class TransactionStage:
         self.shared = transaction.shared_metadata()
         self.stamp = self._stamp(NO_METADATA)
         self.first = batch.next
+        # Whether a lone run must be able to be taken back too.
+        self.journalled = False
         self.parts: list[bytes] = []
         self.segments: list[Segment] = []
         self._open: _Column | None = None
@@ -112,9 +115,13 @@ class TransactionStage:
         )
 
     def put_run(self, run: PutRun, policy: Policy) -> None:
-        """Stage a run of plain writes. Cannot fail: the run was sealed, the limit checked."""
+        """Stage a run of plain writes. Cannot fail: the run was sealed, the limit checked.
+
+        Alone in its transaction it leaves no journal, unless ``journalled`` asks for one.
+        """
         self.flush()
-        undo = None if len(self.transaction.steps) == 1 else self._undo
+        alone = len(self.transaction.steps) == 1 and not self.journalled
+        undo = None if alone else self._undo
         table = self.overlay.state.table(run.space, run.datatype)
         column = stage_puts(self.overlay, table, run, policy, self.batch.dot, self.stamp, undo)
         self._close_run(run, run.values, run.packed_values, column)
@@ -123,7 +130,7 @@ class TransactionStage:
         """Stage a run of increments; raises ``LimitExceeded`` for a total that grows too large."""
         self.flush()
         table = self.overlay.state.table(run.space, run.datatype)
-        alone = len(self.transaction.steps) == 1
+        alone = len(self.transaction.steps) == 1 and not self.journalled
         totals, packed, column = stage_counts(
             self.overlay, table, run, self.batch.dot, self.stamp, self._undo, alone=alone
         )
@@ -306,6 +313,18 @@ class TransactionStage:
                 keys = repeat(segment.keys) if type(segment.keys) is str else segment.keys
                 for key, value in zip(keys, segment.values, strict=False):
                     check_value_size(key, value, limits)
+
+    def entries_added(self, space: SpaceName) -> int:
+        """Return how many live entries more a space holds for what was staged here."""
+        overlay = self.overlay
+        added = sum(count for name, _, count in overlay.added[self._added :] if name == space)
+        replaced = sum(
+            len(distances)
+            for name, _, distances in overlay.replaced[self._replaced :]
+            if name == space
+        )
+        removed = len(overlay.removed.get(space, ())) - self._removed.get(space, 0)
+        return added - replaced - removed
 
     def take_back(self) -> None:
         """Undo everything that this transaction staged through ``append``."""
