@@ -21,6 +21,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 from weakref import WeakSet
 
+from crdtmem.admission import Admission
 from crdtmem.batch import SpaceName
 from crdtmem.causality import Context
 from crdtmem.checkpointing import Checkpointer
@@ -33,6 +34,7 @@ from crdtmem.handles import Conflict, WriteOptions
 from crdtmem.limits import DEFAULT_LIMITS, Limits
 from crdtmem.policy import SYSTEM_SPACE
 from crdtmem.published import PublishedBatch
+from crdtmem.quotas import only_removes
 from crdtmem.reading import Reading, SpaceReader
 from crdtmem.recovery import open_engine
 from crdtmem.replica import Committed
@@ -57,6 +59,8 @@ class Memory(MemoryFace):
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
+        # What a node takes in of its clients, and what memory it may take; else none.
+        self.admission: Admission | None = None
         self.services = Services(runtime)
         self.services.after_restart.append(self._engine_replaced)
         self._served = runtime.engine
@@ -145,6 +149,9 @@ class Memory(MemoryFace):
         """
         runtime = self.runtime
         runtime.check_open()
+        admission = self.admission
+        if admission is not None and admission.full and not only_removes(transaction.steps):
+            admission.require_memory()
         for step in transaction.steps:
             if step.space == SYSTEM_SPACE and not _may_write_system(step):
                 raise InvalidValue(

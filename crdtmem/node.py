@@ -29,6 +29,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
+from crdtmem.admission import Admission, Bounds
 from crdtmem.checkpointing import Checkpointer
 from crdtmem.control import ControlServer
 from crdtmem.control_connection import ControlService
@@ -39,6 +40,7 @@ from crdtmem.memory import Memory
 from crdtmem.meshing import Meshing
 from crdtmem.node_verbs import node_verbs
 from crdtmem.peers import PeerStreams
+from crdtmem.pressure import Pressure
 from crdtmem.recovery import open_engine
 from crdtmem.runtime import Runtime
 from crdtmem.settings import Settings
@@ -94,6 +96,9 @@ class Node:
         ring, self.ring_is_new = settle_ring(settings)
         self.peers = PeerStreams(settings, memory.runtime, ring)
         self.meshing = Meshing(settings, memory.runtime, self.peers, ring)
+        self.admission = Admission(Bounds(**settings.admission.model_dump()))
+        self.pressure = Pressure(self.admission)
+        memory.admission = self.admission
         self._say_how_it_speaks()
         memory.services.before_restart.append(self.peers.pause)
         memory.services.after_restart.append(self.peers.resume)
@@ -103,6 +108,7 @@ class Node:
             greeting=self.greeting,
             frame_bytes=settings.limits.frame_bytes,
             quick=quick_verbs(memory),
+            admission=self.admission,
         )
         self.control = ControlServer(SocketPath(control_path(settings)), self.service)
         # Clients connect again, and are told the new replica id.
@@ -145,6 +151,7 @@ class Node:
         runtime.linger_us = int(settings.group_commit.linger_ms * 1_000)
         node = cls(settings, Memory(runtime))
         try:
+            node.pressure.start()
             for make in faces:
                 node.add_face(make(node))
             await node.control.start()
@@ -174,6 +181,7 @@ class Node:
         for face in self.faces:
             await face.close()
         await self.peers.close()
+        self.pressure.stop()
 
     def add_face(self, face: Face) -> None:
         """Take on a further way in, not started yet."""

@@ -272,6 +272,7 @@ async def node_status(node: Node) -> dict[str, Any]:
         ],
         "queues": {**replica.queues(), "subscriptions": len(runtime.subscriptions)},
         "clients": len(node.service.connections),
+        "admission": node.admission.status(),
         "store": {"url": settings.store, "size_bytes": None},
     }
     if runtime.broken is None:
