@@ -90,6 +90,7 @@ CAPABILITIES: dict[str, Capability] = {
     "uvloop": Capability(_module("uvloop"), True, "pip install ."),
     "crdtmem": Capability(_command("crdtmem"), True, "pip install ."),
     "readme": Capability((ROOT / "README.md").is_file, True, "write README.md"),
+    "curl": Capability(_command("curl"), True, "apt-get install curl"),
     "git": Capability(_command("git"), False, "install git"),
     "unix_sockets": Capability(lambda: hasattr(socket, "AF_UNIX"), True, "use a POSIX system"),
     "namespaces": Capability(_namespaces, False, "run as root where `ip netns` may be used"),

@@ -18,7 +18,7 @@ README = ROOT / "README.md"
 
 @pytest.mark.timeout(240)
 def test_every_command_and_snippet_runs(tmp_path: Path) -> None:
-    needs("readme", "crdtmem")
+    needs("readme", "crdtmem", "curl")
     assert run_readme(README.read_text(encoding="utf-8"), tmp_path) > 0
 
 

@@ -41,7 +41,7 @@ from crdtmem.server.negotiation import (
 )
 from crdtmem.server.problems import Refusal
 from crdtmem.server.question import ask
-from crdtmem.server.routing import Found, Route, text_of
+from crdtmem.server.routing import Found, Route, space_of, text_of
 
 if TYPE_CHECKING:
     from crdtmem.server.http import HttpFace
@@ -54,6 +54,7 @@ DURABILITIES: Final = ("local", "region", "majority", "all")
 _LONGEST_WAIT_MS: Final = 24 * 3_600_000
 _USUAL_WAIT_MS: Final = 10_000
 _QUERY_FIELDS: Final = 16
+_OPERATION_ID_BYTES: Final = 64
 _FAULTS_SHOWN: Final = 10
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -79,7 +80,7 @@ class Exchange:
     @property
     def space(self) -> tuple[str, ...]:
         """The labels of the space in the path."""
-        return tuple([text_of(label) for label in self.target.variables[0].split(",")])
+        return space_of(self.target.variables[0])
 
     @property
     def key(self) -> str:
@@ -102,7 +103,9 @@ class Exchange:
             ) from error
         given = dict(fields)
         if len(given) < len(fields):
-            raise Refusal(400, "malformed_query", "the query names a parameter twice")
+            raise Refusal(
+                400, "malformed_query", "the query names a parameter twice", hint="name each once"
+            )
         assert self.route.query is not None
         try:
             return self.route.query.model_validate_strings(given)
@@ -122,7 +125,8 @@ class Exchange:
         reader = self.route.reader
         assert reader is not None
         content_type = self.request.headers.get("Content-Type")
-        if not data and content_type is None and not self.route.body_required:
+        if not data and not self.route.body_required:
+            # Some clients name a type for what is not there.
             content_type, data = JSON, b"{}"
         if self.request.headers.get("Content-Encoding", "identity") != "identity":
             raise Refusal(
@@ -269,7 +273,13 @@ def _operation_id(key: str) -> bytes:
     # A header's text is its bytes; quotes around it are how some write a header's string.
     if len(key) > 1 and key[0] == key[-1] == '"':
         key = key[1:-1]
-    return key.encode("utf-8", "surrogateescape")
+    identity = key.encode("utf-8", "surrogateescape")
+    if not 1 <= len(identity) <= _OPERATION_ID_BYTES:
+        raise InvalidValue(
+            f"an Idempotency-Key of {len(identity)} bytes",
+            hint=f"draw 1 to {_OPERATION_ID_BYTES} bytes once per write, and keep them for retries",
+        )
+    return identity
 
 
 def _misfit(what: str, error: ValidationError) -> InvalidValue | InvalidToken | LimitExceeded:

@@ -35,8 +35,7 @@ from crdtmem.operations import decode_context, encode_context
 from crdtmem.server.exchange import Exchange
 from crdtmem.server.negotiation import encode
 from crdtmem.server.problems import problem_of
-from crdtmem.server.routes_many import space_of
-from crdtmem.server.routing import Route
+from crdtmem.server.routing import Route, space_of
 
 __all__ = ["EVENT_STREAM", "ROUTES"]
 
@@ -108,7 +107,8 @@ async def changes(exchange: Exchange) -> web.StreamResponse:
     query = exchange.query()
     token = exchange.request.headers.get("Last-Event-ID") or query.after
     after = None if token is None else Context.parse(token)
-    body = (space_of(query.space), query.limit_batches, encode_context(after))
+    space = None if query.space is None else space_of(query.space)
+    body = (space, query.limit_batches, encode_context(after))
     events = _Events(exchange)
 
     async def write(part: Any) -> None:

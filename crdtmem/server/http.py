@@ -99,6 +99,11 @@ class HttpFace:
         host, _ = parse_address(self.settings.listen, lowest_port=0)
         return f"http://{f'[{host}]' if ':' in host else host}:{self._port}"
 
+    @property
+    def connections(self) -> list[Any]:
+        """The connections that are open."""
+        return [] if self._connections is None else list(self._connections.connections)
+
     async def start(self) -> None:
         """Bind and listen. Raises ``ConfigError`` where that cannot be done."""
         host, port = parse_address(self.settings.listen, lowest_port=0)

@@ -40,10 +40,10 @@ from crdtmem.server.routes_values import (
     position_of,
     reading_value,
 )
-from crdtmem.server.routing import Route, text_of
+from crdtmem.server.routing import Route, space_of
 from crdtmem.transaction import Operation
 
-__all__ = ["NDJSON", "ROUTES", "space_of"]
+__all__ = ["NDJSON", "ROUTES"]
 
 NDJSON: Final = "application/x-ndjson"
 
@@ -120,9 +120,9 @@ class ReadMany(Body):
     siblings: bool = Field(False, description="Also show every live entry, with its author.")
 
 
-def space_of(text: str | None) -> SpaceName | None:
+def _space(text: str | None) -> SpaceName | None:
     """Return the space that a query names, if any."""
-    return None if text is None else tuple([text_of(label) for label in text.split(",")])
+    return None if text is None else space_of(text)
 
 
 # ------------------------------------------------------------------ spaces
@@ -195,7 +195,7 @@ async def list_conflicts(exchange: Exchange) -> web.StreamResponse:
     """Return a page of the places that hold concurrent values; all of one key are on one."""
     page = exchange.query()
     after = position_of(page.cursor, tuple)
-    found = await exchange.gather("conflicts", (space_of(page.space),))
+    found = await exchange.gather("conflicts", (_space(page.space),))
     rows = [dict(zip(_CONFLICT_FIELDS, row, strict=True)) for row in found]
     if after is not None:
         try:
@@ -234,7 +234,7 @@ async def export(exchange: Exchange) -> web.StreamResponse:
 
     What goes wrong on the way cuts the answer short, so that nobody takes a part for all.
     """
-    space = space_of(exchange.query().space)
+    space = _space(exchange.query().space)
     answer = web.StreamResponse(headers={"Content-Type": NDJSON, "Cache-Control": "no-store"})
 
     async def write(records: list[dict[str, Any]]) -> None:

@@ -31,11 +31,12 @@ from crdtmem.server.problems import Refusal
 if TYPE_CHECKING:
     from crdtmem.server.exchange import Exchange
 
-__all__ = ["Found", "Route", "Router", "text_of"]
+__all__ = ["Found", "Route", "Router", "space_of", "text_of"]
 
 RouteHandler = Callable[["Exchange"], Awaitable[web.StreamResponse]]
 
 _VARIABLE: Final = "{}"
+_LABELS_MOST: Final = 8
 _ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
@@ -143,6 +144,19 @@ def text_of(segment: str) -> str:
         return unquote_to_bytes(segment.encode("utf-8", "surrogateescape")).decode("utf-8")
     except UnicodeError as error:
         raise _malformed(segment) from error
+
+
+def space_of(segment: str) -> tuple[str, ...]:
+    """Return the labels that a segment names; raises ``Refusal`` (400)."""
+    labels = tuple([text_of(label) for label in segment.split(",")])
+    if "" in labels or len(labels) > _LABELS_MOST:
+        raise Refusal(
+            400,
+            "malformed_path",
+            f"{segment!r:.100} names no space",
+            hint=f"join 1 to {_LABELS_MOST} labels by commas, such as team,notes",
+        )
+    return labels
 
 
 def _malformed(segment: str) -> Refusal:
