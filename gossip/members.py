@@ -64,6 +64,10 @@ class Member:
     """When it was last told, out of turn, what is believed of it."""
     differs_us: int | None = None
     """Since when its table's hash is not ours."""
+    excuses: int = 0
+    """How often its silence was put down to one's own late timers since it was heard last."""
+    excused_us: int | None = None
+    """When it had been heard last, when that was counted."""
 
     @property
     def address(self) -> str:

@@ -32,7 +32,11 @@ from gossip.messages import Ack, Dead, Nack, Ping, PingRequest, Record, Stamp, S
 from gossip.pool import Pool
 from gossip.round_trips import RoundTrips
 
-__all__ = ["Answered", "Probe", "Prober"]
+__all__ = ["EXCUSES", "Answered", "Probe", "Prober"]
+
+EXCUSES: Final = 4
+"""So often silence is put down to one's own late timers. What had come before each of them was read
+after it; so who is still silent then is not merely unread."""
 
 _PROBES: Final = 512
 _RELAYS: Final = 256
@@ -86,6 +90,7 @@ class Probe:
     sent_wall_us: int = 0
     asked: int = 0
     nacks: int = 0
+    put_off: int = 0
     refused: bool = False
     streamed: Answered | None = None
 
@@ -198,14 +203,17 @@ class Prober:
         else:
             probe.on_silence(probe)
 
-    def void(self) -> int:
-        """End what a late timer makes worthless, and give the rest its time anew."""
+    def void(self, excused: Callable[[int], bool]) -> int:
+        """End what a late timer makes worthless, and give the rest its time anew; but not again
+        and again, where all timers are late. ``excused`` tells so of the member that is probed."""
         pool, voided = self._pool, 0
         for probe in list(self._open.values()):
             if probe.voidable:
-                self.withdraw(probe)
-                voided += 1
-            else:
+                if excused(probe.member):
+                    self.withdraw(probe)
+                    voided += 1
+            elif probe.put_off < EXCUSES:
+                probe.put_off += 1
                 pool.agenda.cancel(("timeout", probe.sequence))
                 due_us = pool.now_us + max(probe.timeout_us, probe.verdict_us - probe.timeout_us)
                 pool.agenda.set(("verdict", probe.sequence), due_us)

@@ -27,7 +27,7 @@ from gossip.members import Member
 from gossip.messages import Stamp, State
 from gossip.news import News
 from gossip.pool import Pool
-from gossip.probe import Answered, Probe, Prober
+from gossip.probe import EXCUSES, Answered, Probe, Prober
 
 if TYPE_CHECKING:
     from random import Random
@@ -250,16 +250,34 @@ class Probing:
 
     def stalled(self) -> None:
         """Draw the consequences of a timer that was late: what came meanwhile is still waiting
-        to be read, so nothing may be concluded from silence."""
+        to be read, so nothing may be concluded from silence; until that excuse is used up."""
         pool = self._pool
         pool.counters.late_timers += 1
         pool.health.worse()
-        self._prober.void()
-        self._rechecking.clear()
+        excused: dict[int, bool] = {}
+
+        def is_excused(member: int) -> bool:
+            # Once per late timer, however many probes of it are out.
+            if member not in excused:
+                excused[member] = self._excuse(member)
+            return excused[member]
+
+        self._prober.void(is_excused)
+        self._rechecking &= {member for member in excused if not excused[member]}
         grace_us = pool.now_us + pool.config.probe_interval_us
         for member in pool.table.suspects:
             key = ("suspect", member)
-            pool.agenda.set(key, max(grace_us, pool.agenda.due_us(key) or 0))
+            if is_excused(member):
+                pool.agenda.set(key, max(grace_us, pool.agenda.due_us(key) or 0))
+
+    def _excuse(self, member: int) -> bool:
+        entry = self._pool.table.get(member)
+        if entry is None:
+            return True
+        if entry.excused_us != entry.heard_us:
+            entry.excuses, entry.excused_us = 0, entry.heard_us
+        entry.excuses += 1
+        return entry.excuses <= EXCUSES
 
     def suspicion_over(self, member: int) -> None:
         """Call a suspect dead: its time to refute is over."""
