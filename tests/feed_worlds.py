@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from crdtmem import feeds
@@ -33,7 +33,7 @@ from tests.memories import fresh_url, opened
 
 _stumbles: list[StoreFailed] = []
 
-__all__ = ["Reader", "World", "small_feeds", "snapshot_of"]
+__all__ = ["STEPS", "Reader", "World", "play", "played", "small_feeds", "snapshot_of"]
 
 
 @contextlib.contextmanager
@@ -359,3 +359,93 @@ class Reader:
         """Read until there is nothing left to be told."""
         while self.outstanding:
             await self.read()
+
+
+# ------------------------------------------------------------------ stories
+
+_Step = Callable[[World, Reader, int], Awaitable[None]]
+
+
+async def _write(world: World, reader: Reader, number: int) -> None:
+    await world.write(1 + number % 5)
+
+
+async def _elsewhere(world: World, reader: Reader, number: int) -> None:
+    await world.elsewhere(number % 2, 1 + number % 4)
+
+
+async def _join(world: World, reader: Reader, number: int) -> None:
+    await world.join()
+
+
+async def _install(world: World, reader: Reader, number: int) -> None:
+    await world.install(number % 2)
+
+
+async def _cut(world: World, reader: Reader, number: int) -> None:
+    await world.cut()
+
+
+async def _read(world: World, reader: Reader, number: int) -> None:
+    await reader.read()
+
+
+async def _ask(world: World, reader: Reader, number: int) -> None:
+    reader.begin_to_read()
+    # Let it get somewhere: to the store and back, or not.
+    for _ in range(number % 3):
+        await asyncio.sleep(0)
+
+
+async def _give_up(world: World, reader: Reader, number: int) -> None:
+    await reader.give_up()
+
+
+async def _stumble(world: World, reader: Reader, number: int) -> None:
+    world.stumble()
+
+
+async def _resume(world: World, reader: Reader, number: int) -> None:
+    await reader.connect(reader.cursors[-1 - number % len(reader.cursors)])
+
+
+async def _restart(world: World, reader: Reader, number: int) -> None:
+    await reader.disconnect()
+    await world.restart()
+    await reader.connect(reader.cursors[-1])
+
+
+STEPS: dict[str, _Step] = {
+    "write": _write,
+    "elsewhere": _elsewhere,
+    "join": _join,
+    "install": _install,
+    "cut": _cut,
+    "read": _read,
+    "ask": _ask,
+    "give up": _give_up,
+    "stumble": _stumble,
+    "resume": _resume,
+    "restart": _restart,
+}
+
+
+async def play(limit_batches: int, steps: list[tuple[str, int]]) -> Reader:
+    """Play a story with one reader, then let it read all; return it."""
+    world = await World.open()
+    reader = Reader(world, limit_batches)
+    try:
+        await reader.connect(reader.cursors[0])
+        for name, number in steps:
+            await STEPS[name](world, reader, number)
+        await reader.drain()
+        assert world.memory.runtime.defect is None
+    finally:
+        await reader.disconnect()
+        await world.memory.close()
+    return reader
+
+
+def played(*names: str, limit_batches: int = 2) -> Reader:
+    """Play a story that is told by its steps' names alone."""
+    return asyncio.run(play(limit_batches, [(name, 0) for name in names]))
