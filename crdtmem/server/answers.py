@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 __all__ = [
     "Accepted",
     "Answer",
+    "ConflictAnswer",
     "Conflicts",
     "ContextAnswer",
     "Keyring",
@@ -26,6 +27,7 @@ __all__ = [
     "Problem",
     "ReadAnswer",
     "Reads",
+    "Sibling",
     "Written",
 ]
 

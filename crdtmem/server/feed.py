@@ -37,7 +37,12 @@ from crdtmem.server.negotiation import encode
 from crdtmem.server.problems import problem_of
 from crdtmem.server.routing import Route, space_of
 
-__all__ = ["EVENT_STREAM", "ROUTES"]
+__all__ = [
+    "EVENT_STREAM",
+    "ROUTES",
+    "FeedQuery",
+    "MemberQuery",
+]
 
 EVENT_STREAM: Final = "text/event-stream"
 
@@ -102,7 +107,7 @@ class _Events:
             await self.answer.write(data)
 
 
-async def changes(exchange: Exchange) -> web.StreamResponse:
+async def _changes(exchange: Exchange) -> web.StreamResponse:
     """Stream what is published, from a cursor on or from now on."""
     query = exchange.query()
     token = exchange.request.headers.get("Last-Event-ID") or query.after
@@ -123,7 +128,7 @@ async def changes(exchange: Exchange) -> web.StreamResponse:
     return await _serve(exchange, events, "subscribe", body, write)
 
 
-async def member_changes(exchange: Exchange) -> web.StreamResponse:
+async def _member_changes(exchange: Exchange) -> web.StreamResponse:
     """Stream what becomes of members."""
     exchange.query()
     events = _Events(exchange)
@@ -158,12 +163,12 @@ async def _serve(
 
 ROUTES: Final = (
     Route(
-        "GET", "/v1/changes", "changes", "Stream what is published.", changes,
+        "GET", "/v1/changes", "changes", "Stream what is published.", _changes,
         tag="feeds", query=FeedQuery, media=EVENT_STREAM, headers=("Last-Event-ID",),
         refusals=frozenset({410, 429}),
     ),
     Route(
         "GET", "/v1/members/changes", "member_changes", "Stream what becomes of members.",
-        member_changes, tag="feeds", query=MemberQuery, media=EVENT_STREAM,
+        _member_changes, tag="feeds", query=MemberQuery, media=EVENT_STREAM,
     ),
 )  # fmt: skip

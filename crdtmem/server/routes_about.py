@@ -14,7 +14,7 @@ from crdtmem.server.routing import Route
 __all__ = ["ROUTES"]
 
 
-async def openapi(exchange: Exchange) -> web.StreamResponse:
+async def _openapi(exchange: Exchange) -> web.StreamResponse:
     """Return the description for programs."""
     return web.Response(
         body=exchange.face.description,
@@ -22,18 +22,18 @@ async def openapi(exchange: Exchange) -> web.StreamResponse:
     )
 
 
-async def docs(exchange: Exchange) -> web.StreamResponse:
+async def _docs(exchange: Exchange) -> web.StreamResponse:
     """Return the description for people."""
     return web.Response(body=exchange.face.page, headers=HEADERS)
 
 
 ROUTES: Final = (
     Route(
-        "GET", "/openapi.json", "openapi", "This description, for programs.", openapi,
+        "GET", "/openapi.json", "openapi", "This description, for programs.", _openapi,
         tag="about", media=JSON,
     ),
     Route(
-        "GET", "/docs", "docs", "This description, for people.", docs,
+        "GET", "/docs", "docs", "This description, for people.", _docs,
         tag="about", media="text/html",
     ),
 )  # fmt: skip

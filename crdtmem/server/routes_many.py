@@ -43,7 +43,17 @@ from crdtmem.server.routes_values import (
 from crdtmem.server.routing import Route, space_of
 from crdtmem.transaction import Operation
 
-__all__ = ["NDJSON", "ROUTES"]
+__all__ = [
+    "NDJSON",
+    "ROUTES",
+    "ConflictsQuery",
+    "ContextQuery",
+    "PutPolicy",
+    "ReadMany",
+    "ReadOne",
+    "SpaceQuery",
+    "Transact",
+]
 
 NDJSON: Final = "application/x-ndjson"
 
@@ -128,12 +138,12 @@ def _space(text: str | None) -> SpaceName | None:
 # ------------------------------------------------------------------ spaces
 
 
-async def list_spaces(exchange: Exchange) -> web.StreamResponse:
+async def _list_spaces(exchange: Exchange) -> web.StreamResponse:
     """Name the spaces that hold anything."""
     return exchange.reply({"spaces": await exchange.ask("spaces", ())})
 
 
-async def read_policy(exchange: Exchange) -> web.StreamResponse:
+async def _read_policy(exchange: Exchange) -> web.StreamResponse:
     """Tell a space's policy, once ``X-Context`` has been joined."""
     body = (
         SYSTEM_SPACE,
@@ -150,7 +160,7 @@ async def read_policy(exchange: Exchange) -> web.StreamResponse:
     )
 
 
-async def put_policy(exchange: Exchange) -> web.StreamResponse:
+async def _put_policy(exchange: Exchange) -> web.StreamResponse:
     """Replace a space's policy, in every region."""
     put: PutPolicy = await exchange.body()
     policy = Policy(**put.model_dump())
@@ -163,13 +173,13 @@ async def put_policy(exchange: Exchange) -> web.StreamResponse:
 # ------------------------------------------------------------------ several at once
 
 
-async def transact(exchange: Exchange) -> web.StreamResponse:
+async def _transact(exchange: Exchange) -> web.StreamResponse:
     """Commit several operations as one."""
     body: Transact = await exchange.body()
     return await commit(exchange, [step.operation(exchange.plain) for step in body.operations])
 
 
-async def read_many(exchange: Exchange) -> web.StreamResponse:
+async def _read_many(exchange: Exchange) -> web.StreamResponse:
     """Read several keys at one moment."""
     body: ReadMany = await exchange.body()
     at_least = exchange.at_least()
@@ -191,7 +201,7 @@ def _token(flat: Any) -> str:
     return str(flat if isinstance(flat, Context) else decode_context(flat))
 
 
-async def list_conflicts(exchange: Exchange) -> web.StreamResponse:
+async def _list_conflicts(exchange: Exchange) -> web.StreamResponse:
     """Return a page of the places that hold concurrent values; all of one key are on one."""
     page = exchange.query()
     after = position_of(page.cursor, tuple)
@@ -215,7 +225,7 @@ def _place(conflict: dict[str, Any]) -> tuple[Any, ...]:
     return (tuple(conflict["space"]), code, conflict["key"])
 
 
-async def read_context(exchange: Exchange) -> web.StreamResponse:
+async def _read_context(exchange: Exchange) -> web.StreamResponse:
     """Tell what the node has joined, once it has joined what was asked for."""
     query = exchange.query()
     if query.at_least is None:
@@ -229,7 +239,7 @@ async def read_context(exchange: Exchange) -> web.StreamResponse:
 # ------------------------------------------------------------------ export
 
 
-async def export(exchange: Exchange) -> web.StreamResponse:
+async def _export(exchange: Exchange) -> web.StreamResponse:
     """Stream a record per live entry, as lines of JSON.
 
     What goes wrong on the way cuts the answer short, so that nobody takes a part for all.
@@ -257,37 +267,37 @@ async def export(exchange: Exchange) -> web.StreamResponse:
 
 ROUTES: Final = (
     Route(
-        "GET", "/v1/spaces", "list_spaces", "List the spaces that hold anything.", list_spaces,
+        "GET", "/v1/spaces", "list_spaces", "List the spaces that hold anything.", _list_spaces,
         tag="spaces", answer=Names,
     ),
     Route(
-        "GET", "/v1/spaces/{space}/policy", "read_policy", "Read a space's policy.", read_policy,
+        "GET", "/v1/spaces/{space}/policy", "read_policy", "Read a space's policy.", _read_policy,
         tag="spaces", answer=PolicyAnswer, headers=READ_HEADERS, refusals=READ_REFUSALS,
     ),
     Route(
-        "PUT", "/v1/spaces/{space}/policy", "put_policy", "Replace a space's policy.", put_policy,
+        "PUT", "/v1/spaces/{space}/policy", "put_policy", "Replace a space's policy.", _put_policy,
         tag="spaces", answer=Written, body=PutPolicy, body_required=False,
         headers=WRITE_HEADERS, refusals=WRITE_REFUSALS,
     ),
     Route(
-        "POST", "/v1/transactions", "transact", "Commit several operations as one.", transact,
+        "POST", "/v1/transactions", "transact", "Commit several operations as one.", _transact,
         tag="many", answer=Written, body=Transact, headers=WRITE_HEADERS, refusals=WRITE_REFUSALS,
     ),
     Route(
-        "POST", "/v1/reads", "read_many", "Read several keys at one moment.", read_many,
+        "POST", "/v1/reads", "read_many", "Read several keys at one moment.", _read_many,
         tag="many", answer=Reads, body=ReadMany, headers=READ_HEADERS, refusals=READ_REFUSALS,
     ),
     Route(
         "GET", "/v1/conflicts", "list_conflicts", "List what holds concurrent values.",
-        list_conflicts, tag="many", answer=Conflicts, query=ConflictsQuery,
+        _list_conflicts, tag="many", answer=Conflicts, query=ConflictsQuery,
     ),
     Route(
         "GET", "/v1/context", "read_context", "Tell, or wait for, what the node has joined.",
-        read_context, tag="many", answer=ContextAnswer, query=ContextQuery,
+        _read_context, tag="many", answer=ContextAnswer, query=ContextQuery,
         refusals=READ_REFUSALS,
     ),
     Route(
-        "GET", "/v1/export", "export", "Stream a record per live entry.", export,
+        "GET", "/v1/export", "export", "Stream a record per live entry.", _export,
         tag="many", query=SpaceQuery, media=NDJSON,
     ),
 )  # fmt: skip

@@ -16,7 +16,19 @@ from crdtmem.server.exchange import Exchange
 from crdtmem.server.operations import Body, DotText, ReplicaText
 from crdtmem.server.routing import Route
 
-__all__ = ["ROUTES"]
+__all__ = [
+    "ROUTES",
+    "Backup",
+    "Evict",
+    "InstallKey",
+    "Leave",
+    "NamedKey",
+    "NoQuery",
+    "Nothing",
+    "RemoveKey",
+    "Rescue",
+    "Verify",
+]
 
 _ADMIN_REFUSALS: Final = frozenset({404, 409, 412, 429, 507})
 _LONGEST_MS: Final = 24 * 3_600_000
@@ -92,27 +104,27 @@ class NoQuery(BaseModel):
 # ------------------------------------------------------------------ looking
 
 
-async def status(exchange: Exchange) -> web.StreamResponse:
+async def _status(exchange: Exchange) -> web.StreamResponse:
     """Tell how the node fares."""
     return exchange.reply(await exchange.ask("status", ()))
 
 
-async def members(exchange: Exchange) -> web.StreamResponse:
+async def _members(exchange: Exchange) -> web.StreamResponse:
     """Tell who is there."""
     return exchange.reply({"members": await exchange.ask("members", ())})
 
 
-async def peers(exchange: Exchange) -> web.StreamResponse:
+async def _peers(exchange: Exchange) -> web.StreamResponse:
     """Tell whom the node has streams with."""
     return exchange.reply({"peers": await exchange.ask("peers", ())})
 
 
-async def keyring(exchange: Exchange) -> web.StreamResponse:
+async def _keyring(exchange: Exchange) -> web.StreamResponse:
     """Tell which keys there are, never the keys themselves."""
     return exchange.reply(await exchange.ask("keyring", ()))
 
 
-async def lost_writes(exchange: Exchange) -> web.StreamResponse:
+async def _lost_writes(exchange: Exchange) -> web.StreamResponse:
     """Tell which writes were set aside, and what became of them."""
     return exchange.reply({"writes": await exchange.gather("rescue_list", ())})
 
@@ -120,69 +132,69 @@ async def lost_writes(exchange: Exchange) -> web.StreamResponse:
 # ------------------------------------------------------------------ doing
 
 
-async def backup(exchange: Exchange) -> web.StreamResponse:
+async def _backup(exchange: Exchange) -> web.StreamResponse:
     """Copy the store."""
     body: Backup = await exchange.body()
     return exchange.reply(await exchange.ask("backup", (body.path,)))
 
 
-async def verify(exchange: Exchange) -> web.StreamResponse:
+async def _verify(exchange: Exchange) -> web.StreamResponse:
     """Verify the store."""
     body: Verify = await exchange.body()
     return exchange.reply(await exchange.ask("verify", (body.deep,)))
 
 
-async def checkpoint(exchange: Exchange) -> web.StreamResponse:
+async def _checkpoint(exchange: Exchange) -> web.StreamResponse:
     """Write a checkpoint."""
     await exchange.body()
     return exchange.reply(await exchange.ask("checkpoint", ()))
 
 
-async def rescue(exchange: Exchange) -> web.StreamResponse:
+async def _rescue(exchange: Exchange) -> web.StreamResponse:
     """Write again what was set aside."""
     body: Rescue = await exchange.body()
     dots = None if body.dots is None else tuple(body.dots)
     return exchange.reply(await exchange.ask("rescue", (dots,)))
 
 
-async def evict(exchange: Exchange) -> web.StreamResponse:
+async def _evict(exchange: Exchange) -> web.StreamResponse:
     """Propose to give a member up for good."""
     body: Evict = await exchange.body()
     done = await exchange.ask("evict", (int(body.replica, 16), body.forced))
     return exchange.reply({"accepted": done}, status=200)
 
 
-async def leave(exchange: Exchange) -> web.StreamResponse:
+async def _leave(exchange: Exchange) -> web.StreamResponse:
     """Hand over what the node holds, and end it."""
     body: Leave = await exchange.body()
     return exchange.reply(await exchange.ask("leave", (body.forced, body.timeout_ms)))
 
 
-async def rejoin(exchange: Exchange) -> web.StreamResponse:
+async def _rejoin(exchange: Exchange) -> web.StreamResponse:
     """Go on under a new id, on the other side of a cluster that was parted by force."""
     await exchange.body()
     return exchange.reply({"accepted": await exchange.ask("rejoin", ())})
 
 
-async def stop(exchange: Exchange) -> web.StreamResponse:
+async def _stop(exchange: Exchange) -> web.StreamResponse:
     """End the node."""
     await exchange.body()
     return exchange.reply({"accepted": await exchange.ask("stop", ())})
 
 
-async def install_key(exchange: Exchange) -> web.StreamResponse:
+async def _install_key(exchange: Exchange) -> web.StreamResponse:
     """Have all nodes hold a key."""
     body: InstallKey = await exchange.body()
     return await _rotate(exchange, "install", exchange.plain(body.key), body.timeout_ms)
 
 
-async def use_key(exchange: Exchange) -> web.StreamResponse:
+async def _use_key(exchange: Exchange) -> web.StreamResponse:
     """Have all nodes seal with a key."""
     body: NamedKey = await exchange.body()
     return await _rotate(exchange, "use", int(body.key, 16), body.timeout_ms)
 
 
-async def remove_key(exchange: Exchange) -> web.StreamResponse:
+async def _remove_key(exchange: Exchange) -> web.StreamResponse:
     """Have all nodes forget a key."""
     body: RemoveKey = await exchange.body()
     action = "remove_compromised" if body.compromised else "remove"
@@ -209,22 +221,22 @@ def _doing(path: str, name: str, summary: str, handler: Any, body: Any, answer: 
 
 
 ROUTES: Final = (
-    _looking("status", "status", "How the node fares.", status, Open),
-    _looking("members", "members", "Who is there, this node first.", members, Members),
-    _looking("peers", "peers", "Whom the node has streams with.", peers, Peers),
-    _looking("admin/keyring", "keyring", "Which keys there are.", keyring, Keyring),
-    _looking("admin/rescue", "lost_writes", "Writes that were set aside.", lost_writes, LostWrites),
-    _doing("backup", "backup", "Copy the store.", backup, Backup, Open),
-    _doing("verify", "verify", "Verify the store.", verify, Verify, Open),
-    _doing("checkpoint", "checkpoint", "Write a checkpoint.", checkpoint, Nothing, Open),
-    _doing("rescue", "rescue", "Write again what was set aside.", rescue, Rescue, Open),
-    _doing("evict", "evict", "Propose to give a member up.", evict, Evict, Accepted),
-    _doing("leave", "leave", "Hand over, and end the node for good.", leave, Leave, Open),
-    _doing("rejoin", "rejoin", "Join the other side, under a new id.", rejoin, Nothing, Accepted),
-    _doing("stop", "stop", "End the node.", stop, Nothing, Accepted),
-    _doing("keyring/install", "install_key", "Have all hold a key.", install_key, InstallKey,
+    _looking("status", "status", "How the node fares.", _status, Open),
+    _looking("members", "members", "Who is there, this node first.", _members, Members),
+    _looking("peers", "peers", "Whom the node has streams with.", _peers, Peers),
+    _looking("admin/keyring", "keyring", "Which keys there are.", _keyring, Keyring),
+    _looking("admin/rescue", "lost_writes", "Writes set aside.", _lost_writes, LostWrites),
+    _doing("backup", "backup", "Copy the store.", _backup, Backup, Open),
+    _doing("verify", "verify", "Verify the store.", _verify, Verify, Open),
+    _doing("checkpoint", "checkpoint", "Write a checkpoint.", _checkpoint, Nothing, Open),
+    _doing("rescue", "rescue", "Write again what was set aside.", _rescue, Rescue, Open),
+    _doing("evict", "evict", "Propose to give a member up.", _evict, Evict, Accepted),
+    _doing("leave", "leave", "Hand over, and end the node for good.", _leave, Leave, Open),
+    _doing("rejoin", "rejoin", "Join the other side, under a new id.", _rejoin, Nothing, Accepted),
+    _doing("stop", "stop", "End the node.", _stop, Nothing, Accepted),
+    _doing("keyring/install", "install_key", "Have all hold a key.", _install_key, InstallKey,
            Keyring),
-    _doing("keyring/use", "use_key", "Have all seal with a key.", use_key, NamedKey, Keyring),
-    _doing("keyring/remove", "remove_key", "Have all forget a key.", remove_key, RemoveKey,
+    _doing("keyring/use", "use_key", "Have all seal with a key.", _use_key, NamedKey, Keyring),
+    _doing("keyring/remove", "remove_key", "Have all forget a key.", _remove_key, RemoveKey,
            Keyring),
 )  # fmt: skip

@@ -33,6 +33,9 @@ __all__ = [
     "ROUTES",
     "WRITE_HEADERS",
     "WRITE_REFUSALS",
+    "DeleteQuery",
+    "PageQuery",
+    "ReadQuery",
     "commit",
     "cursor_of",
     "position_of",
@@ -124,7 +127,7 @@ def reading_value(reading: Reading, *, siblings: bool) -> dict[str, Any]:
     return value
 
 
-async def read_key(exchange: Exchange) -> web.StreamResponse:
+async def _read_key(exchange: Exchange) -> web.StreamResponse:
     """Read one key, once ``X-Context`` has been joined."""
     siblings = exchange.query().siblings if exchange.target.query else False
     body = (
@@ -138,7 +141,7 @@ async def read_key(exchange: Exchange) -> web.StreamResponse:
     return exchange.reply(reading_value(reading, siblings=siblings), context=str(reading.context))
 
 
-async def list_keys(exchange: Exchange) -> web.StreamResponse:
+async def _list_keys(exchange: Exchange) -> web.StreamResponse:
     """Return a page of keys."""
     page = exchange.query()
     after = position_of(page.cursor, str)
@@ -185,7 +188,7 @@ def _result(result: Any) -> Any:
     return result
 
 
-async def change_key(exchange: Exchange) -> web.StreamResponse:
+async def _change_key(exchange: Exchange) -> web.StreamResponse:
     """Carry out one operation on one key."""
     change: Change = await exchange.body()
     datatype = exchange.route.datatype
@@ -194,14 +197,14 @@ async def change_key(exchange: Exchange) -> web.StreamResponse:
     )
 
 
-async def put_key(exchange: Exchange) -> web.StreamResponse:
+async def _put_key(exchange: Exchange) -> web.StreamResponse:
     """Write one register."""
     put: PutValue = await exchange.body()
     datatype = exchange.route.datatype
     return await commit(exchange, [put.at(exchange.space, datatype, exchange.key, exchange.plain)])
 
 
-async def delete_key(exchange: Exchange) -> web.StreamResponse:
+async def _delete_key(exchange: Exchange) -> web.StreamResponse:
     """Remove what was observed of one key."""
     query = exchange.query()
     if query.observed is not None and query.expect is not None:
@@ -230,27 +233,27 @@ def _routes_of(datatype: str) -> list[Route]:
     }
     routes = [
         Route(
-            "GET", keys, f"list_{datatype}", f"List the keys of a space's {datatype}s.", list_keys,
+            "GET", keys, f"list_{datatype}", f"List the keys of a space's {datatype}s.", _list_keys,
             answer=Keys, query=PageQuery, **shared,
         ),
         Route(
-            "GET", path, f"read_{datatype}", f"Read a {datatype}.", read_key,
+            "GET", path, f"read_{datatype}", f"Read a {datatype}.", _read_key,
             answer=ReadAnswer, query=ReadQuery, headers=READ_HEADERS, refusals=READ_REFUSALS,
             **shared,
         ),
         Route(
             "POST", path, f"change_{datatype}", f"Carry out an operation on a {datatype}.",
-            change_key, body=BODIES[datatype], **writing,
+            _change_key, body=BODIES[datatype], **writing,
         ),
         Route(
             "DELETE", path, f"delete_{datatype}", f"Remove what is held of a {datatype}.",
-            delete_key, query=DeleteQuery, **writing,
+            _delete_key, query=DeleteQuery, **writing,
         ),
     ]  # fmt: skip
     if datatype in ("register", "multi_value"):
         routes.append(
             Route(
-                "PUT", path, f"put_{datatype}", f"Write a {datatype}.", put_key,
+                "PUT", path, f"put_{datatype}", f"Write a {datatype}.", _put_key,
                 body=PutValue, **writing,
             )
         )  # fmt: skip

@@ -169,14 +169,14 @@ class _WebSocketCarrier:
             transport.abort()
 
 
-async def socket(exchange: Exchange) -> web.StreamResponse:
+async def _socket(exchange: Exchange) -> web.StreamResponse:
     """Serve the control protocol."""
     return await serve_socket(exchange.face.node.service, exchange.request)
 
 
 ROUTES: Final = (
     Route(
-        "GET", "/v1/socket", "socket", "Open the control protocol as a WebSocket.", socket,
+        "GET", "/v1/socket", "socket", "Open the control protocol as a WebSocket.", _socket,
         tag="feeds", status=101, media=MSGPACK,
         description="The quick way in: requests in batches, answered in any order. Each binary "
         "message is one frame's payload.",
