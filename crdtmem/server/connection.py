@@ -8,6 +8,10 @@ all connections rather than by a timer for each request. A connection notes when
 request's head began to come; whoever handles requests tells when one has come whole. The
 sweep cuts off heads that take too long, and answers that nobody takes.
 
+A connection holds one request at a time, which is taken in by the node's ``admission`` like
+those of every other face, or refused with a pause after which to come back. One whose
+answer is a stream gives that back, and holds a place among the streams.
+
 Invariants: the sweep costs nothing per request; a connection that waits for its node, not
 the node for it, is never cut off.
 """
@@ -24,6 +28,7 @@ from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import Response, StreamResponse
 from aiohttp.web_server import Server
 
+from crdtmem.admission import Admission
 from crdtmem.server.negotiation import encode
 from crdtmem.server.problems import MEDIA_TYPE, Refusal, problem_of_refusal
 
@@ -36,7 +41,7 @@ _log = logging.getLogger("crdtmem.server")
 class Connection(RequestHandler):
     """One client's connection."""
 
-    __slots__ = ("begun_s", "busy", "stalled_s", "unsent")
+    __slots__ = ("_taken_bytes", "begun_s", "busy", "share", "stalled_s", "unsent")
 
     def __init__(self, manager: Connections, loop: asyncio.AbstractEventLoop, **rest: Any) -> None:
         super().__init__(manager, loop=loop, **rest)
@@ -46,6 +51,8 @@ class Connection(RequestHandler):
         """Whether a request is being carried out."""
         self.unsent = 0
         self.stalled_s = 0.0
+        self.share = manager.admission.share()
+        self._taken_bytes = -1
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin; refuse a client too many."""
@@ -63,6 +70,12 @@ class Connection(RequestHandler):
                 )
             )
 
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Forget the client, and what it holds."""
+        super().connection_lost(exc)
+        self._taken_bytes = -1
+        self.share.leave()
+
     def data_received(self, data: bytes) -> None:
         """Take in bytes, and note when a head begins."""
         if not self.begun_s:
@@ -74,10 +87,32 @@ class Connection(RequestHandler):
         self.busy = True
         self.begun_s = 0.0
 
+    def take_in(self, size_bytes: int) -> None:
+        """Take in the request; raises ``Overloaded`` where the node holds too many."""
+        self.share.ask(size_bytes)
+        self._taken_bytes = size_bytes
+
+    def give_back(self) -> None:
+        """Hold the request no longer. Idempotent."""
+        if self._taken_bytes >= 0:
+            size_bytes, self._taken_bytes = self._taken_bytes, -1
+            self.share.release(size_bytes)
+
+    def begin_stream(self) -> None:
+        """Hold a place among the streams instead; raises ``Overloaded`` where there is none."""
+        self.share.open_stream()
+        self.give_back()
+
+    def end_stream(self) -> None:
+        """Give the place back."""
+        if self.share.streams:
+            self.share.close_stream()
+
     def finish(self) -> None:
         """Note that it has been carried out. A next head that had begun has its time anew."""
         self.busy = False
         self.begun_s = 0.0
+        self.give_back()
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer a request that never came whole, and close."""
@@ -155,11 +190,13 @@ class Connections(Server):
         self,
         handler: Any,
         *,
+        admission: Admission,
         most_connections: int,
         receive_s: float,
         stalled_s: float,
         **rest: Any,
     ) -> None:
+        self.admission = admission
         super().__init__(handler, handler_cancellation=True, **rest)
         self.most_connections = most_connections
         self._receive_s = receive_s

@@ -30,7 +30,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from crdtmem.asking import Handler
-from crdtmem.errors import Closed, ConfigError, CrdtmemError, LimitExceeded
+from crdtmem.errors import Closed, ConfigError, CrdtmemError, LimitExceeded, Overloaded
 from crdtmem.server.connection import Connection, Connections
 from crdtmem.server.docs import page_of
 from crdtmem.server.exchange import Exchange
@@ -55,6 +55,10 @@ FIELD_BYTES: Final = 64 * 1024
 
 HEADERS_MOST: Final = 64
 """Most headers of a request."""
+
+_UNWEIGHED: Final = ("/v1/status", "/v1/members", "/v1/admin/", "/v1/socket", "/openapi", "/docs")
+"""Paths that are answered whatever others hold: an operator's, and one that has a share of
+its own."""
 
 _LINGER_S: Final = 1.0
 _HOSTS_KEPT: Final = 64
@@ -110,6 +114,7 @@ class HttpFace:
         settings = self.settings
         self._connections = Connections(
             self.handle,
+            admission=self.node.admission,
             most_connections=settings.connections,
             receive_s=self.receive_s,
             stalled_s=settings.stalled_ms / 1_000,
@@ -164,6 +169,8 @@ class HttpFace:
         assert isinstance(connection, Connection)
         connection.begin()
         try:
+            if not request.raw_path.startswith(_UNWEIGHED):
+                connection.take_in(_weight(request, self.body_bytes))
             return await self._answer(request)
         except Refusal as refusal:
             return _problem(*problem_of_refusal(refusal))
@@ -227,6 +234,13 @@ class HttpFace:
         Where it fails before its first part, its error is raised; later, and where the node
         stops or takes a new id, the connection is cut: a part must not look like the whole.
         """
+        connection = exchange.request.protocol
+        assert isinstance(connection, Connection)
+        try:
+            connection.begin_stream()
+        except Overloaded:
+            work.close()
+            raise
         task = asyncio.ensure_future(work)
         self.streams.add(task)
         try:
@@ -236,6 +250,7 @@ class HttpFace:
         finally:
             self.streams.discard(task)
             task.cancel()
+            connection.end_stream()
         error: BaseException | None = None
         if task.cancelled():
             error = Closed("the node is stopping, or goes on anew", hint="come back")
@@ -248,6 +263,14 @@ class HttpFace:
         transport = exchange.request.transport
         if transport is not None:
             transport.abort()
+
+
+def _weight(request: web.BaseRequest, most_bytes: int) -> int:
+    """Return how many bytes a request may come to hold."""
+    if not request.can_read_body:
+        return 0
+    length = request.content_length
+    return most_bytes if length is None else min(length, most_bytes)
 
 
 def _is_local(url: str) -> bool:
