@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from crdtmem.causality import Context, VersionVector
 from crdtmem.effects import Effect, Reply
@@ -36,6 +36,8 @@ __all__ = [
     "not_covered",
     "overloaded",
 ]
+
+_RETRY_MS: Final = 200
 
 
 @dataclass(slots=True)
@@ -183,7 +185,9 @@ def is_full(
 
 def overloaded() -> Overloaded:
     """Return the error for what found no room."""
-    return Overloaded("too many wait here already", hint="retry after a pause")
+    return Overloaded(
+        "too many wait here already", hint="retry after a pause", retry_after_ms=_RETRY_MS
+    )
 
 
 def no_longer_writes(reason: str) -> ReplicaHalted:
