@@ -407,20 +407,29 @@ class Engine:
         return self.replica.install(installation)
 
     def _judge_installation(self, now_us: int) -> list[Effect]:
-        """Refuse what reaches beyond a cut, at the last moment: it may have waited for a flight."""
+        """Refuse what reaches beyond a cut, or goes on with another history than is held here: at
+        the last moment, for it may have waited for a flight."""
         replica, evictions = self.replica, self.membership.evictions
         installation = replica.installations[0]
         if replica.flight is not None:
             return []
-        if evictions.may_join(installation.header.vector):
+        is_correction = installation.kind is Kind.CORRECTION
+        forked = 0 if is_correction else self.membership.lost_below(installation.header.vector)
+        if not forked and evictions.may_join(installation.header.vector):
             evictions.note_cuts(installation.header.cuts)
             return []
         replica.installations.popleft()
-        if installation.kind is not Kind.CORRECTION:
+        peer = self.sync.inbound.source
+        if not is_correction:
             self.sync.inbound.rejected(now_us)
             self.sync.guide.turn_away()
-        message = "a snapshot reaches beyond the cut of an eviction under way; not taken yet"
-        return [Alarm("snapshot refused", message, {})]
+        if not forked:
+            message = "a snapshot reaches beyond the cut of an eviction under way; not taken yet"
+            return [Alarm("snapshot refused", message, {})]
+        details = {"replica": forked, "peer": peer}
+        message = f"a snapshot goes on with another history of {forked:016x} than is held here"
+        lost = self.fork_lost(forked, peer) if self.yields_to(peer, True) else []
+        return [Alarm("snapshot refused", message, details), *lost]
 
     def rederive(self, request: Any) -> list[Effect]:
         """Ask for the state to be rebuilt from the store and compared."""

@@ -86,6 +86,8 @@ class Membership:
         self._inherited: set[int] = set()
         # Those that this side has given up and that have given up us, with the cut that they said.
         self.given_up_by: dict[int, int] = {}
+        # Where histories ended that this store gave up: see ``retirement``.
+        self.lost: Mapping[int, tuple[int, bytes]] = {}
         self._greeted: dict[int, Hello] = {}
         self._must_react = False
         self._is_member = False
@@ -405,6 +407,16 @@ class Membership:
             return []
         words = f"replica {peer:016x} holds another history of replica {replica:016x}"
         return self.retire(words, {replica: 0})
+
+    def lost_below(self, vector: Mapping[int, int]) -> int:
+        """Return a replica of which this one holds just what it had given up before, and a state
+        at ``vector`` holds more; 0 for none. The two cannot be joined: that state's history may
+        be the one which the other gave way to, and only batches show whether it is.
+        """
+        for replica, tip in self.lost.items():
+            if self.replica.tips.get(replica) == tip and vector.get(replica, 0) > tip[0]:
+                return replica
+        return 0
 
     def take_through(self, replica: int, vector: VersionVector) -> int:
         """Return the highest sequence of a replica that may be taken."""

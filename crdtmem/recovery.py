@@ -33,7 +33,7 @@ from crdtmem.install import Assembler
 from crdtmem.kept_acknowledgements import ACKNOWLEDGED
 from crdtmem.limits import DEFAULT_LIMITS, Limits
 from crdtmem.replica import Identity
-from crdtmem.retirement import RETIRED, Retirement, set_aside
+from crdtmem.retirement import LOST, RETIRED, Retirement, read_lost, set_aside
 from crdtmem.snapshot import decode_header, load_chunk
 from crdtmem.store import Checkpoint, Store
 from crdtmem.store.base import KIND_MARKER
@@ -78,6 +78,7 @@ def open_engine(
                 gc.enable()
     metadata = store.metadata()
     engine.replica.recovered(metadata)
+    engine.membership.lost = read_lost(metadata.get(LOST))
     try:
         engine.kept.recover(metadata.get(ACKNOWLEDGED))
     except (ValueError, MalformedFrame) as error:

@@ -13,6 +13,10 @@ and is not the difference to something that goes. The rest is diverted into the
 quarantine. Checkpoints go first: they are fuzzy, so one at a vector within the cuts
 may hold what was written beyond it.
 
+What is given up of a replica is remembered by where it ended (``LOST``), under every later id of
+the store. Others may still hold that very history and hand it back; from there no state is joined
+that goes on with another one, for it does not show where the two part (``engine``).
+
 Invariants: what stays is closed under causality and a prefix per replica, so the
 survey of a log that is partly cleared gives the same answer; the verdict is erased
 only in the transaction that claims the new id. A log that does not reach back to
@@ -23,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from crdtmem.batch import BatchHeader, decode_batch
@@ -34,10 +39,17 @@ from crdtmem.install import Assembler, Installation, Kind
 from crdtmem.store import Store
 from crdtmem.store.base import KIND_MARKER, LogRecord
 
-__all__ = ["RETIRED", "Retirement", "set_aside"]
+__all__ = ["LOST", "RETIRED", "Retirement", "add_lost", "read_lost", "set_aside"]
 
 RETIRED: Final = "retired"
 """The name of the metadata that holds the verdict, until a new id was claimed."""
+
+LOST: Final = "lost histories"
+"""The name of the metadata that says where histories that were given up had ended."""
+
+_LOST_MOST: Final = 1_000
+
+Tips = Mapping[int, tuple[int, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +80,29 @@ class Retirement:
     def is_beyond(self) -> bool:
         """Whether anything that had been joined lies beyond the cuts."""
         return any(self.vector.get(replica, 0) > last for replica, last in self.cuts.items())
+
+
+def add_lost(packed: bytes | None, cuts: Mapping[int, int], tips: Tips) -> bytes:
+    """Return ``LOST`` with the ends of what goes beyond these cuts; the latest 1,000 are kept."""
+    lost = dict(read_lost(packed))
+    for replica in cuts.keys() & tips.keys():
+        if tips[replica][0] > cuts[replica]:
+            lost.pop(replica, None)
+            lost[replica] = tips[replica]
+    kept = islice(lost.items(), max(0, len(lost) - _LOST_MOST), None)
+    return pack([(replica, *tip) for replica, tip in kept])
+
+
+def read_lost(packed: bytes | None) -> Tips:
+    """Return where histories that this store gave up had ended. Raises ``StoreCorrupt``."""
+    try:
+        listed = () if packed is None else unpack(packed)
+        return {int(replica): (int(last), bytes(hashed)) for replica, last, hashed in listed}
+    except (MalformedFrame, TypeError, ValueError) as error:
+        raise StoreCorrupt(
+            f"the histories that this store gave up cannot be read: {error}",
+            hint="restore a backup, or start on an empty path and refetch from peers",
+        ) from error
 
 
 def set_aside(store: Store, retirement: Retirement) -> str | None:

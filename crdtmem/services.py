@@ -21,7 +21,7 @@ and the next start does the same; answers never reach an engine that did not ask
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import islice
 from typing import Final, TypeVar
@@ -35,7 +35,7 @@ from crdtmem.executor import Executor
 from crdtmem.install import Assembler
 from crdtmem.procedures import InStore, Pause, Procedure, Quiet
 from crdtmem.recovery import open_engine, rederive
-from crdtmem.retirement import RETIRED, Retirement
+from crdtmem.retirement import LOST, RETIRED, Retirement, add_lost
 from crdtmem.store import LogRecord, Store
 from crdtmem.store.base import KIND_MARKER
 from crdtmem.table import State
@@ -78,7 +78,8 @@ class Services:
             if old.replica.halted is None:
                 return
             retirement = Retirement(effect.reason, effect.cuts, old.replica.state.vector)
-            yield from self._insist(partial(_note_verdict, executor.store, retirement))
+            note = partial(_note_verdict, executor.store, retirement, old.tips)
+            yield from self._insist(note)
             for prepare in self.before_restart:
                 prepare()
             new = yield from self._insist(
@@ -211,11 +212,14 @@ class _Search:
             self.found.append(data)
 
 
-def _note_verdict(store: Store, retirement: Retirement) -> None:
-    """Make the verdict durable, in a transaction of its own."""
+def _note_verdict(
+    store: Store, retirement: Retirement, tips: Mapping[int, tuple[int, bytes]]
+) -> None:
+    """Make the verdict durable, in a transaction of its own, with where the histories ended."""
     if store.broken is not None:
         store.reopen()
-    store.put_metadata({RETIRED: retirement.encode()})
+    lost = add_lost(store.metadata().get(LOST), retirement.cuts, tips)
+    store.put_metadata({RETIRED: retirement.encode(), LOST: lost})
     store.sync()
 
 

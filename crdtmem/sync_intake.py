@@ -95,6 +95,11 @@ class Inbound:
         """Whether a transfer comes in or is being installed."""
         return self._intake is not None
 
+    @property
+    def source(self) -> int:
+        """Whose state comes in or is being installed; 0 for nobody's."""
+        return 0 if self._intake is None else self._intake.session.replica
+
     def want(self, session: Session, now_us: int) -> list[Effect]:
         """Ask a peer for its state, unless one is coming, or the last attempt was just now."""
         if self._intake is not None:
