@@ -66,8 +66,8 @@ QUEUE_BYTES: Final = 8 * 1024 * 1024
 _QUIET_BATCHES: Final = 1_000
 """After so many batches without a change for the reader, it is told the cursor alone."""
 
-_SLICE_RECORDS: Final = 500
-_SLICE_BYTES: Final = 1024 * 1024
+_SLICE_RECORDS: Final = 100
+_SLICE_BYTES: Final = 256 * 1024
 _PROBES: Final = 64
 _HINT: Final = "read the state again, then open a feed after details['resume']"
 
@@ -229,7 +229,9 @@ class Feed(ChangeReader):
         while True:
             if self._void is not None:
                 raise self._void
-            if self._live and not self._queue.armed:
+            if not self._live:
+                await self._runtime.give_way()
+            elif not self._queue.armed:
                 missed = self._queue.missed
                 self._replay_again()
                 return Lagging(missed)

@@ -198,6 +198,15 @@ class Runtime(Executor):
         """Run blocking work on the store's own thread."""
         return self._loop.run_in_executor(self._thread, work)
 
+    async def give_way(self) -> None:
+        """Let whoever waits for the loop go first, and the flight that is out land.
+
+        For work that can wait and comes in pieces, which would else keep the interpreter from
+        the store's thread, and every commit waiting.
+        """
+        await asyncio.sleep(0)
+        await self._landed.wait()
+
     @asynccontextmanager
     async def quiet(self) -> AsyncIterator[None]:
         """Hold back new flights, and wait until none is out: log and state then agree.

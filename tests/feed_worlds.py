@@ -30,6 +30,7 @@ from crdtmem.store.base import KIND_BATCH
 from crdtmem.table import State
 from tests.kernel_node import SPACE, KernelNode, puts
 from tests.memories import fresh_url, opened
+from tests.waiting import eventually
 
 _stumbles: list[StoreFailed] = []
 
@@ -313,6 +314,11 @@ class Reader:
         if self._task is None:
             self._task = asyncio.ensure_future(self.feed.next())
 
+    @property
+    def caught_up(self) -> bool:
+        """Whether the next part, asked for, has come, or is waited for live."""
+        return self._task is None or self._task.done() or self.feed._live
+
     async def give_up(self) -> None:
         """Ask no longer for the next part, unless it has come, and keep the feed."""
         if self._task is None:
@@ -397,6 +403,11 @@ async def _ask(world: World, reader: Reader, number: int) -> None:
         await asyncio.sleep(0)
 
 
+async def _catch_up(world: World, reader: Reader, number: int) -> None:
+    reader.begin_to_read()
+    await eventually(lambda: reader.caught_up, "a reader that is live")
+
+
 async def _give_up(world: World, reader: Reader, number: int) -> None:
     await reader.give_up()
 
@@ -423,6 +434,7 @@ STEPS: dict[str, _Step] = {
     "cut": _cut,
     "read": _read,
     "ask": _ask,
+    "catch up": _catch_up,
     "give up": _give_up,
     "stumble": _stumble,
     "resume": _resume,

@@ -63,7 +63,7 @@ def test_the_oracle_sees_lags_gaps_and_resumptions() -> None:
     assert played("write", "write").lagged == 0
     # Whoever only catches up does not lag, however full the queue is meanwhile.
     assert played("write", "write", "read", "read", "write", limit_batches=1).lagged == 0
-    assert played("write", "read", "ask", *["write"] * 5).lagged == 1
+    assert played("write", "read", "catch up", *["write"] * 5).lagged == 1
     assert played("elsewhere", "install").gaps
     assert played("write", "cut", "write", "resume").gaps
     assert not played("write", "elsewhere", "join", "restart", "write").gaps
