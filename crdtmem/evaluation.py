@@ -7,7 +7,8 @@ concurrent values must not take blind writes.
 Idea: conditions are checked by dots, never by values: an ``Observed`` names what
 was read, and either that is exactly what is there, or the caller gets the newer
 siblings to decide upon again. Bounds bind local writes only; joins never come
-here.
+here. Nor do they bind the system space: its words (proposals, policies) are said by
+several at once when a cluster is in trouble, and whoever says the next one settles them.
 
 Invariants: an operation that is refused has staged nothing, or what it staged
 is taken back by its transaction.
@@ -24,7 +25,7 @@ from crdtmem.crdt import DATATYPES_BY_CODE, DataType
 from crdtmem.entries import NO_METADATA, Entry, Siblings
 from crdtmem.errors import ConditionFailed, InvalidValue, SiblingLimit
 from crdtmem.limits import Limits
-from crdtmem.policy import Policy
+from crdtmem.policy import SYSTEM_SPACE, Policy
 from crdtmem.reading import describe
 from crdtmem.staged_view import StagedView
 from crdtmem.staging import TransactionStage
@@ -44,7 +45,8 @@ def carry_out_all(
         if isinstance(step, CountRun):
             _count(stage, step, policy, limits)
         elif isinstance(step, PutRun):
-            refuse_crowded(stage.overlay, step, limits)
+            if step.space != SYSTEM_SPACE:
+                refuse_crowded(stage.overlay, step, limits)
             stage.put_run(step, policy)
         else:
             results.append(carry_out(stage, step, policy, limits))
@@ -79,7 +81,7 @@ def carry_out(stage: TransactionStage, operation: Operation, policy: Policy, lim
     if options is not None and options.conditional:
         held = kind.touches(view, operation.name, operation.arguments)
         _require_observed(operation.key, held, options.observed or frozenset(), view.now_us)
-    elif kind.conflicting:
+    elif kind.conflicting and operation.space != SYSTEM_SPACE:
         for name, held in kind.contests(view, operation.name, operation.arguments):
             if len(held) >= limits.siblings and _has_seen_none(held, options):
                 raise _sibling_limit(name, held)

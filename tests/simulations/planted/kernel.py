@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from crdtmem import bulk, evaluation, joining, replica, staging, table
+from crdtmem import bulk, evaluation, joining, staging, table
 from crdtmem.batch import Batch, Segment
 from crdtmem.clock import HybridClock
 from crdtmem.derived import KnownOperations
@@ -376,7 +376,7 @@ def conditions_are_not_checked(patches: Patches) -> None:
 def sibling_limit_ignored(patches: Patches) -> None:
     """A blind write goes through where a place is crowded."""
     patches.replace(evaluation, "_has_seen_none", lambda held, options: False)
-    patches.replace(replica, "refuse_crowded", lambda overlay, run, limits: None)
+    patches.replace(evaluation, "refuse_crowded", lambda overlay, run, limits: None)
 
 
 def answers_durable_everywhere(patches: Patches) -> None:
