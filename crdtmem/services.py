@@ -8,8 +8,9 @@ Idea: ``Retire`` is carried out in place. No flight is out; the verdict is writt
 and fsynced; the streams to peers are closed; the store is opened again, exactly as
 after a crash, which sets aside what lies beyond the cuts and draws a new id (see
 ``retirement``); a new engine takes the old one's place. Readers are served from the
-old state until then. Whatever waits in the old engine is refused, and change feeds
-end: what they would have to say is not a change.
+old state until then. Whatever waits in the old engine is refused, and
+subscriptions end; change feeds begin others, where all that they told still stands (see
+``feeds``).
 
 ``Rederive`` compares the published state with what the store leads to, and takes
 the store's word. ``FindEvidence`` walks the log in slices, between commits.
