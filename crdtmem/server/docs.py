@@ -18,12 +18,11 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any, Final
 
-__all__ = ["HEADERS", "page_of"]
+__all__ = ["PAGE_HEADERS", "page_of"]
 
-HEADERS: Final = {
+PAGE_HEADERS: Final = {
     "Content-Type": "text/html; charset=utf-8",
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
-    "Cache-Control": "no-store",
 }
 
 _STYLE: Final = """

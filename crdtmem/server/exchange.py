@@ -46,9 +46,12 @@ from crdtmem.server.routing import Found, Route, space_of, text_of
 if TYPE_CHECKING:
     from crdtmem.server.http import HttpFace
 
-__all__ = ["CONTEXT", "DURABILITIES", "Exchange"]
+__all__ = ["CONTEXT", "DURABILITIES", "HEADERS", "Exchange"]
 
 CONTEXT: Final = "X-Context"
+HEADERS: Final = {"Cache-Control": "no-store", "Server": "crdtmem"}
+"""Headers of every answer."""
+
 DURABILITIES: Final = ("local", "region", "majority", "all")
 
 _LONGEST_WAIT_MS: Final = 24 * 3_600_000
@@ -242,7 +245,7 @@ class Exchange:
     ) -> web.Response:
         """Return an answer in the form that the client prefers."""
         msgpack = self.msgpack
-        named = {"Content-Type": MSGPACK if msgpack else JSON, "Cache-Control": "no-store"}
+        named = {**HEADERS, "Content-Type": MSGPACK if msgpack else JSON}
         if context is not None:
             named[CONTEXT] = context
         if headers is not None:

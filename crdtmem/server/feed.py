@@ -32,7 +32,7 @@ from crdtmem.causality import Context
 from crdtmem.changes import Change
 from crdtmem.errors import CrdtmemError, InvalidValue
 from crdtmem.operations import decode_context, encode_context
-from crdtmem.server.exchange import Exchange
+from crdtmem.server.exchange import HEADERS, Exchange
 from crdtmem.server.negotiation import encode
 from crdtmem.server.problems import problem_of
 from crdtmem.server.routing import Route, space_of
@@ -51,7 +51,6 @@ _MOST_BATCHES: Final = 100_000
 _SILENCE_S: Final = 15.0
 _HEADERS: Final = {
     "Content-Type": EVENT_STREAM,
-    "Cache-Control": "no-store",
     # Says to the usual proxy that this is not to be collected before it is passed on.
     "X-Accel-Buffering": "no",
 }
@@ -83,7 +82,7 @@ class _Events:
     def __init__(self, exchange: Exchange) -> None:
         self._request = exchange.request
         self._turn = asyncio.Lock()
-        self.answer = web.StreamResponse(headers=_HEADERS)
+        self.answer = web.StreamResponse(headers={**HEADERS, **_HEADERS})
 
     async def send(self, name: str, value: Any, cursor: str | None = None) -> None:
         """Write one event, when the reader has room."""

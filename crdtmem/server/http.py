@@ -33,7 +33,7 @@ from crdtmem.asking import Handler
 from crdtmem.errors import Closed, ConfigError, CrdtmemError, LimitExceeded, Overloaded
 from crdtmem.server.connection import Connection, Connections
 from crdtmem.server.docs import page_of
-from crdtmem.server.exchange import Exchange
+from crdtmem.server.exchange import HEADERS, Exchange
 from crdtmem.server.negotiation import encode
 from crdtmem.server.openapi import describe
 from crdtmem.server.problems import MEDIA_TYPE, Refusal, problem_of, problem_of_refusal
@@ -282,7 +282,7 @@ def _is_local(url: str) -> bool:
 
 
 def _problem(status: int, problem: dict[str, Any], headers: dict[str, str]) -> web.Response:
-    named = {"Content-Type": MEDIA_TYPE, "Cache-Control": "no-store", **headers}
+    named = {**HEADERS, "Content-Type": MEDIA_TYPE, **headers}
     answer = web.Response(body=encode(problem), status=status, headers=named)
     if headers.get("Connection") == "close":
         answer.force_close()

@@ -6,8 +6,8 @@ from typing import Final
 
 from aiohttp import web
 
-from crdtmem.server.docs import HEADERS
-from crdtmem.server.exchange import Exchange
+from crdtmem.server.docs import PAGE_HEADERS
+from crdtmem.server.exchange import HEADERS, Exchange
 from crdtmem.server.negotiation import JSON
 from crdtmem.server.routing import Route
 
@@ -18,13 +18,13 @@ async def _openapi(exchange: Exchange) -> web.StreamResponse:
     """Return the description for programs."""
     return web.Response(
         body=exchange.face.description,
-        headers={"Content-Type": JSON, "Cache-Control": "no-store"},
+        headers={**HEADERS, "Content-Type": JSON},
     )
 
 
 async def _docs(exchange: Exchange) -> web.StreamResponse:
     """Return the description for people."""
-    return web.Response(body=exchange.face.page, headers=HEADERS)
+    return web.Response(body=exchange.face.page, headers={**HEADERS, **PAGE_HEADERS})
 
 
 ROUTES: Final = (

@@ -28,7 +28,7 @@ from crdtmem.server.answers import (
     Reads,
     Written,
 )
-from crdtmem.server.exchange import Exchange
+from crdtmem.server.exchange import HEADERS, Exchange
 from crdtmem.server.operations import STEPS, Body
 from crdtmem.server.routes_values import (
     READ_HEADERS,
@@ -245,7 +245,7 @@ async def _export(exchange: Exchange) -> web.StreamResponse:
     What goes wrong on the way cuts the answer short, so that nobody takes a part for all.
     """
     space = _space(exchange.query().space)
-    answer = web.StreamResponse(headers={"Content-Type": NDJSON, "Cache-Control": "no-store"})
+    answer = web.StreamResponse(headers={**HEADERS, "Content-Type": NDJSON})
 
     async def write(records: list[dict[str, Any]]) -> None:
         if not answer.prepared:

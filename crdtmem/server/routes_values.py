@@ -163,10 +163,7 @@ async def commit(exchange: Exchange, operations: list[Operation]) -> web.StreamR
         author=options.author, trust=options.trust, operation_id=options.operation_id
     )
     transaction.steps += operations
-    # A verb's body is what would have come over a socket: copied, and of plain values.
-    sent = decode_body(
-        encode_body((encode_write_options(options), encode_transaction(transaction)))
-    )
+    sent = (encode_write_options(options), _as_sent(encode_transaction(transaction)))
     committed: Committed = await exchange.ask("commit", sent)
     context = str(committed.context)
     answer = {
@@ -177,6 +174,18 @@ async def commit(exchange: Exchange, operations: list[Operation]) -> web.StreamR
         "repeated": committed.repeated,
     }
     return exchange.reply(answer, context=context)
+
+
+def _as_sent(transaction: list[Any]) -> tuple[Any, ...]:
+    """Return an encoded transaction as it would have come over a socket: arrays as tuples."""
+    *shared, steps = transaction
+    sent = []
+    for *place, options in steps:
+        if options is not None and options[0] is not None:
+            dots, *rest = options
+            options = (tuple(dots), *rest)
+        sent.append((*place, options))
+    return (*shared, tuple(sent))
 
 
 def _result(result: Any) -> Any:
