@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from crdtmem.memory import Memory
     from crdtmem.policy import Policy
     from crdtmem.session import MemoryProtocol
-    from crdtmem.synchronous import SyncMemory
+    from crdtmem.synchronous import SyncMemory, connect_sync
 
 __all__ = [
     "Client",
@@ -33,6 +33,7 @@ __all__ = [
     "SyncMemory",
     "__version__",
     "connect",
+    "connect_sync",
 ]
 
 __version__ = "0.1.0"
@@ -46,6 +47,7 @@ _HOMES: Final = {
     "Policy": "crdtmem.policy",
     "SyncMemory": "crdtmem.synchronous",
     "connect": "crdtmem.client",
+    "connect_sync": "crdtmem.synchronous",
 }
 
 

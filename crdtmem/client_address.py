@@ -14,6 +14,7 @@ Invariants: parsing touches nothing; an address prints as the URL that it was gi
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
@@ -26,6 +27,7 @@ SOCKET_ROUTE: Final = "/v1/socket"
 """Where a node's HTTP port serves the WebSocket."""
 
 _MOST_ADDRESSES: Final = 64
+_PATH_BYTES: Final = 107
 _HINT: Final = "write unix:///path/to/crdtmem.sock, or http://HOST:PORT of a node that serves HTTP"
 
 
@@ -44,15 +46,24 @@ class Address:
 def parse_address(node_url: str) -> Address:
     """Return the address that a URL, or a bare path, names. Raises ``ConfigError``."""
     scheme, separator, rest = node_url.partition("://")
-    if not separator:
-        if not node_url:
-            raise ConfigError("an empty text names no node", hint=_HINT)
-        return Address(node_url, path=node_url)
-    if scheme == "unix" and rest:
-        return Address(node_url, path=rest)
+    if not separator or scheme == "unix":
+        path = rest if separator else node_url
+        _check_path(path)
+        return Address(node_url, path=path)
     if scheme in ("http", "ws"):
         return Address(node_url, socket_url=_socket_url(node_url))
     raise ConfigError(f"{node_url!r:.200} names no node", hint=_HINT)
+
+
+def _check_path(path: str) -> None:
+    try:
+        taken = len(os.fsencode(path))
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{path!r:.200} is no path: {error}", hint=_HINT) from error
+    if "\0" in path or not 0 < taken <= _PATH_BYTES:
+        raise ConfigError(
+            f"{path!r:.200} is no path of a socket: it takes 1 to {_PATH_BYTES} bytes", hint=_HINT
+        )
 
 
 def _socket_url(node_url: str) -> str:

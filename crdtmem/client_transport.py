@@ -19,7 +19,7 @@ from typing import Final, cast
 from crdtmem.client_address import Address
 from crdtmem.client_stream import Stream, unreachable
 from crdtmem.control_frames import ANSWER_BYTES, FrameDecoder, frame
-from crdtmem.errors import ConfigError, CrdtmemError
+from crdtmem.errors import CrdtmemError
 
 __all__ = ["open_stream"]
 
@@ -46,11 +46,6 @@ async def open_stream(
                 await connect_websocket(address, stream)
     except (OSError, TimeoutError) as error:
         raise unreachable(str(address), error) from error
-    except ValueError as error:
-        # A path with a zero byte in it, say.
-        raise ConfigError(
-            f"{address.url!r:.200} cannot be connected to: {error}", hint="is it spelt right?"
-        ) from error
     await stream.greet(deadline_s)
     return stream
 

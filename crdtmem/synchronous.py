@@ -12,13 +12,15 @@ method of a handle is here at once.
 
 Invariants: everything happens on the loop's thread, so a memory is as safe to
 share between threads as a queue; a call from a thread that runs an event loop is
-refused, because it would stop that loop; after ``close`` every call raises
-``Closed``, and the thread has ended.
+refused, because it would stop that loop; a call takes no longer than the asynchronous
+one may, and an iterator can be polled with a time-out; after ``close`` every call raises
+``Closed``, those that were under way in other threads included, and the thread has ended.
 """
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import inspect
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -26,16 +28,18 @@ from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
+from crdtmem.causality import Context
 from crdtmem.client import connect
 from crdtmem.errors import Closed, LocalError
 from crdtmem.handles import Handle, Space
 from crdtmem.memory import Memory
 from crdtmem.session import OpenTransaction, Session
 
-__all__ = ["Shell", "SyncMemory"]
+__all__ = ["Shell", "SyncMemory", "connect_sync"]
 
 T = TypeVar("T")
 
+_END_S: Final = 5.0
 _SHELLED: Final = (Handle, OpenTransaction, Session, Space)
 
 
@@ -63,10 +67,13 @@ class _Loop:
 
         with self._gate:
             if self._closed:
-                raise Closed("this memory is closed", hint="open it again")
+                raise _closed()
             future = asyncio.run_coroutine_threadsafe(carry_out(), self._loop)
         try:
             return future.result()
+        except concurrent.futures.CancelledError:
+            # By ``close``, in another thread.
+            raise _closed() from None
         except KeyboardInterrupt:
             future.cancel()
             raise
@@ -77,9 +84,23 @@ class _Loop:
             if self._closed:
                 return
             self._closed = True
+        asyncio.run_coroutine_threadsafe(self._end_all(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _end_all(self) -> None:
+        """End whatever still runs: a thread may be waiting for it."""
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        if others:
+            await asyncio.wait(others, timeout=_END_S)
+        await self._loop.shutdown_asyncgens()
+
+
+def _closed() -> Closed:
+    return Closed("this memory is closed", hint="open it again")
 
 
 def _refuse_on_event_loop() -> None:
@@ -144,22 +165,41 @@ class _Block(Shell):
 
 
 class _Feed(Shell):
-    """An asynchronous iterator as a plain one."""
+    """An asynchronous iterator as a plain one. For one thread at a time."""
+
+    def __init__(self, loop: _Loop, inner: Any) -> None:
+        super().__init__(loop, inner)
+        self._coming: asyncio.Future[Any] | None = None
 
     def __iter__(self) -> Iterator[Any]:
         return self
 
     def __next__(self) -> Any:
-        async def following() -> Any:
-            try:
-                return await anext(self._inner)
-            except StopAsyncIteration:
-                return _END
-
-        found = self._loop.run(following)
+        found = self._loop.run(lambda: self._following(None))
         if found is _END:
             raise StopIteration
         return found
+
+    def poll(self, timeout_ms: int) -> Any | None:
+        """Return the next item, or ``None`` if there was none within the time, or ever will be."""
+        found = self._loop.run(lambda: self._following(timeout_ms / 1_000))
+        return None if found is _END else found
+
+    async def _following(self, timeout_s: float | None) -> Any:
+        # What is not waited for any longer is kept: to cancel it could end the iterator.
+        if self._coming is None:
+            self._coming = asyncio.ensure_future(self._next())
+        done, _ = await asyncio.wait({self._coming}, timeout=timeout_s)
+        if not done:
+            return None
+        coming, self._coming = self._coming, None
+        return coming.result()
+
+    async def _next(self) -> Any:
+        try:
+            return await anext(self._inner)
+        except StopAsyncIteration:
+            return _END
 
 
 _END: Final = object()
@@ -178,9 +218,9 @@ class SyncMemory(Shell):
         return cls._start(lambda: Memory.open(store_url, **options))
 
     @classmethod
-    def connect(cls, node_url: str, **options: Any) -> Self:
+    def connect(cls, *node_urls: str, **options: Any) -> Self:
         """Connect to a node; takes what ``connect`` takes, and raises the same."""
-        return cls._start(lambda: connect(node_url, **options))
+        return cls._start(lambda: connect(*node_urls, **options))
 
     @classmethod
     def _start(cls, begin: Callable[[], Awaitable[Any]]) -> Self:
@@ -211,3 +251,14 @@ class SyncMemory(Shell):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def connect_sync(
+    *node_urls: str, timeout_ms: int = 10_000, retry: bool = True, seen: Context | None = None
+) -> SyncMemory:
+    """Connect to a node without ``await``: see ``connect``. Use ``with connect_sync(…) as memory``.
+
+    The memory may be shared between threads. Raises what ``connect`` raises, and
+    ``LocalError`` on the thread of an event loop.
+    """
+    return SyncMemory.connect(*node_urls, timeout_ms=timeout_ms, retry=retry, seen=seen)

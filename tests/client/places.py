@@ -13,8 +13,8 @@ from aiohttp import web
 from crdtmem.asking import Handler
 from crdtmem.client import Client, connect
 from crdtmem.control import ControlServer
-from crdtmem.control_connection import ControlService
 from crdtmem.control_path import SocketPath
+from crdtmem.control_service import ControlService
 from crdtmem.demo.link import Link
 from crdtmem.limits import DEFAULT_LIMITS, Limits
 from crdtmem.memory import Memory

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from crdtmem.causality import Context
-from crdtmem.changes import Change
+from crdtmem.changes import Change, Part
 from crdtmem.client import Client, connect
 from crdtmem.errors import Closed, Unreachable
 from crdtmem.session import ChangeFeed
@@ -127,6 +127,7 @@ def test_a_transaction_that_is_cut_in_the_middle_is_told_once(tmp_path: Path) ->
             async with writer.transaction() as opened:
                 opened.put_many(SPACE, {f"key-{number:05}": number for number in range(9_000)})
             part = await feed.next()
+            assert isinstance(part, Part)
             assert part.cursor is None, "the batch is too small for the test"
             assert feed.cursor == cursor
             await writer.space(*SPACE).put("last", 1)
