@@ -17,10 +17,11 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
-from crdtmem.control_connection import Connection, ControlService
+from crdtmem.control_connection import Connection
 from crdtmem.control_frames import FrameDecoder, frame
 from crdtmem.control_parts import UNREAD_BYTES
 from crdtmem.control_path import SocketPath
+from crdtmem.control_service import ControlService
 
 __all__ = ["ControlServer"]
 

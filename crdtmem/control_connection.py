@@ -28,13 +28,13 @@ stop the service.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Coroutine, Iterator, Mapping
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final
 
-from crdtmem.admission import SMALL_BYTES, Admission, Bounds
-from crdtmem.asking import LATER, Handler, Quick
+from crdtmem.admission import SMALL_BYTES
+from crdtmem.asking import LATER, Quick
 from crdtmem.control_frames import (
     CONTROL_VERSION,
     ERROR,
@@ -62,12 +62,14 @@ from crdtmem.errors import (
 )
 from crdtmem.operations import encode_error
 
+if TYPE_CHECKING:
+    from crdtmem.control_service import ControlService
+
 __all__ = [
     "IN_FLIGHT_BYTES",
     "IN_FLIGHT_REQUESTS",
     "UNREAD_BYTES",
     "Connection",
-    "ControlService",
 ]
 
 IN_FLIGHT_REQUESTS: Final = 1_024
@@ -91,6 +93,7 @@ class Connection:
         # What is left of the frame that is being handled.
         self._messages: Iterator[tuple[int, Any, Any]] = iter(())
         self._load = Load(0)
+        self._drained = True
         self._in_flight = 0
         self._in_flight_bytes = 0
         # How many may be in flight before the node's admission is asked again.
@@ -192,14 +195,15 @@ class Connection:
 
     def _wait_or_rest(self) -> None:
         """Be resumed when there is room again, if that is what is lacking."""
-        if self._in_flight or self._share.operations or self._share.size_bytes:
+        share = self._share
+        if self._in_flight or self._reserved_bytes or share.operations or share.size_bytes:
             self._tell()
         if self._wanted_bytes or self._most <= self._in_flight < IN_FLIGHT_REQUESTS:
             self._waits = True
-            self._share.wait(self._wanted_bytes)
+            share.wait(self._wanted_bytes)
         elif self._waits:
             self._waits = False
-            self._share.rest()
+            share.rest()
 
     # ------------------------------------------------------------------ requests
 
@@ -220,7 +224,7 @@ class Connection:
     def _work(self) -> None:
         """Handle what has been received while there is room, and read on only then."""
         self._work_due = False
-        if self._working or self.lost:
+        if self._working or self.lost or (self._is_calm and self._hurry()):
             return
         self._working = True
         self._most, self._wanted_bytes = 1, 0
@@ -230,7 +234,7 @@ class Connection:
                 if payload is None:
                     break
                 self._messages = iter(decode_messages(payload))
-                self._load = Load(len(payload))
+                self._load, self._drained = Load(len(payload)), False
         except CrdtmemError as error:
             self.refuse(error)
         finally:
@@ -246,6 +250,55 @@ class Connection:
                 self._carrier.pause_reading()
             else:
                 self._carrier.resume_reading()
+
+    @property
+    def _is_calm(self) -> bool:
+        """Whether nothing is under way, so that small frames need no room: see ``admission``."""
+        return (
+            self._drained
+            and not (self._in_flight or self._paused or self._waits or self._ending)
+            and self._greeted
+            and self._payload is None
+            and not self._reserved_bytes
+        )
+
+    def _hurry(self) -> bool:
+        """Answer small frames of quick verbs, which is most of what comes, the shortest way.
+
+        Tells whether that was all. What it meets of anything else is left as it came.
+        """
+        quick, next_payload = self._service.quick, self._carrier.next_payload
+        out: list[bytes] = []
+        size = 0
+        try:
+            while (payload := next_payload()) is not None:
+                if len(payload) > SMALL_BYTES:
+                    self._payload = payload
+                    return False
+                messages = iter(decode_messages(payload))
+                for message in messages:
+                    number, verb, body = message
+                    answer = quick.get(verb) if type(verb) is str else None
+                    encoded = None if answer is None else _answer_at_once(number, answer, body)
+                    if encoded is None:
+                        self._messages = chain((message,), messages)
+                        self._load, self._drained = Load(len(payload)), False
+                        return False
+                    out.append(encoded)
+                    size += len(encoded)
+                    if size >= _FLUSH_BYTES:
+                        self._carrier.write(payload_of_messages(out))
+                        out, size = [], 0
+                        if not self.writable.is_set():
+                            self._messages = messages
+                            self._load, self._drained = Load(len(payload)), False
+                            return False
+        except CrdtmemError as error:
+            self.refuse(error)
+        finally:
+            if out and not self.lost:
+                self._carrier.write(payload_of_messages(out))
+        return not self._carrier.awaited_bytes and self.writable.is_set()
 
     def _next_payload(self) -> bytes | None:
         """Return the next payload, if one has come and there is room for it."""
@@ -277,24 +330,16 @@ class Connection:
     def _handle_some(self) -> bool:
         """Handle the frame's messages while there is room; tells whether none is left."""
         quick = self._service.quick if self._greeted else _NONE
-        for message in self._messages:
-            number, verb, body = message
+        for number, verb, body in self._messages:
             answer = quick.get(verb) if type(verb) is str else None
-            if answer is None or not self._answer_at_once(number, answer, body):
+            encoded = None if answer is None else _answer_at_once(number, answer, body)
+            if encoded is not None:
+                self.send(encoded)
+            else:
                 self._handle(number, verb, body)
             if self._ending or self._full:
                 return False
-        return True
-
-    def _answer_at_once(self, number: int, answer: Quick, body: Any) -> bool:
-        """Answer a quick verb; ``False`` where it must wait, and so be handled as others are."""
-        try:
-            result = answer(body)
-            if result is LATER:
-                return False
-            self.send(encode_result(number, result))
-        except Exception as error:  # noqa: BLE001 - whatever a request provokes ends with it
-            self.send(encode_failure(number, error))
+        self._drained = True
         return True
 
     def _handle(self, number: int, verb: Any, body: Any) -> None:
@@ -422,59 +467,13 @@ class Connection:
         self._carrier.abort()
 
 
+def _answer_at_once(number: int, answer: Quick, body: Any) -> bytes | None:
+    """Return the message that answers a quick verb; ``None`` where it must wait, as others do."""
+    try:
+        result = answer(body)
+        return None if result is LATER else encode_result(number, result)
+    except Exception as error:  # noqa: BLE001 - whatever a request provokes ends with it
+        return encode_failure(number, error)
+
+
 _NONE: Final[Mapping[str, Quick]] = {}
-
-
-class ControlService:
-    """What connections are made to. ``handlers`` maps verbs to what answers them.
-
-    ``quick`` maps some of them to what answers at once, if it can. ``greeting`` makes what a
-    client is told when it connects; ``frame_bytes`` bounds one frame of requests,
-    ``admission`` what all clients together hold.
-    """
-
-    def __init__(
-        self,
-        handlers: Mapping[str, Handler],
-        *,
-        greeting: Callable[[], dict[str, Any]],
-        frame_bytes: int,
-        quick: Mapping[str, Quick] = _NONE,
-        admission: Admission | None = None,
-    ) -> None:
-        self.admission = admission or Admission(Bounds())
-        self.handlers = handlers
-        self.quick = quick
-        self.frame_bytes = frame_bytes
-        self.connections: set[Connection] = set()
-        self._greeting = greeting
-        self._deserted = asyncio.Event()
-
-    def greeting(self) -> dict[str, Any]:
-        """Return what a client is told when it connects, its credits included."""
-        granted = {"requests": IN_FLIGHT_REQUESTS, "bytes": IN_FLIGHT_BYTES}
-        return {**self._greeting(), "credits": granted}
-
-    def left(self, connection: Connection) -> None:
-        """Forget a connection that was lost."""
-        self.connections.discard(connection)
-        if not self.connections:
-            self._deserted.set()
-
-    def end_connections(self) -> None:
-        """Close every connection, once its queued answers are written; clients come back."""
-        for connection in list(self.connections):
-            connection.cancel_tasks()
-            connection.end()
-
-    async def close(self, *, timeout_s: float = 2.0) -> None:
-        """Answer what can be answered, and close every connection."""
-        self.end_connections()
-        if self.connections:
-            self._deserted.clear()
-            # A client that does not read its last answers is not waited for.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout_s):
-                    await self._deserted.wait()
-        for connection in list(self.connections):
-            connection.abort()

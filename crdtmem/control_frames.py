@@ -129,16 +129,13 @@ def decode_messages(payload: bytes) -> tuple[tuple[int, Any, Any], ...]:
             hint="is this a client of crdtmem?",
         )
     for message in batch:
-        if (
-            type(message) is not tuple
-            or len(message) != 3
-            or type(message[0]) is not int
-            or not 0 <= message[0] < _ID_LIMIT
-        ):
-            raise MalformedFrame(
-                "a message is an array of id, kind and body",
-                hint="is this a client of crdtmem?",
-            )
+        if type(message) is tuple and len(message) == 3:
+            number = message[0]
+            if type(number) is int and 0 <= number < _ID_LIMIT:
+                continue
+        raise MalformedFrame(
+            "a message is an array of id, kind and body", hint="is this a client of crdtmem?"
+        )
     return batch
 
 
@@ -212,16 +209,18 @@ class FrameDecoder:
     def next_payload(self) -> bytes | None:
         """Return the next complete frame's payload, if there is one; raises ``FrameTooLarge``."""
         buffer, start = self._buffer, self._position + _LENGTH_BYTES
-        if len(buffer) < start:
+        size = len(buffer)
+        if size < start:
             return None
-        (length,) = _length_at(buffer, self._position)
+        (length,) = _length_at(buffer, start - _LENGTH_BYTES)
         if length > self._limit_bytes:
             raise FrameTooLarge(
                 f"a frame of {length} bytes, the limit is {self._limit_bytes}",
                 hint="split the transaction; or this is not the control protocol",
             )
         end = start + length
-        if len(buffer) < end:
+        if size < end:
             return None
         self._position = end
-        return bytes(buffer[start:end])
+        payload = buffer[start:end]
+        return payload if type(payload) is bytes else bytes(payload)

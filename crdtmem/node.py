@@ -32,8 +32,8 @@ from typing import Any, Final, Protocol
 from crdtmem.admission import Admission, Bounds
 from crdtmem.checkpointing import Checkpointer
 from crdtmem.control import ControlServer
-from crdtmem.control_connection import ControlService
 from crdtmem.control_path import SocketPath, control_path
+from crdtmem.control_service import ControlService
 from crdtmem.engine import NodeInfo
 from crdtmem.keys import ring_path, settle_ring
 from crdtmem.memory import Memory

@@ -66,6 +66,7 @@ from crdtmem.operations import (
     require,
 )
 from crdtmem.read_side import REGISTER
+from crdtmem.replica import Replica
 from crdtmem.wall import now_us
 
 __all__ = ["fields", "memory_verbs", "optional_space", "quick_verbs"]
@@ -198,30 +199,47 @@ class _MemoryVerbs:
 
     def _values(self, space: Any, keys: Any) -> list[Any]:
         """Return the registers' values, frozen: to be encoded at once."""
-        if type(space) is not tuple or set(map(type, space)) != _TEXT:
-            decode_space(space)
-        if type(keys) is not tuple or set(map(type, keys)) != _TEXT or len(keys) > _KEYS_PER_GET:
-            require(keys == (), f"a list of up to {_KEYS_PER_GET} keys")
+        if type(keys) is not tuple or len(keys) > _KEYS_PER_GET:
+            require(False, f"a list of up to {_KEYS_PER_GET} keys")
         replica = self._memory.engine.replica
-        table = replica.state.find(space, REGISTER)
-        if table is None:
-            decode_space(space)
-            return [None] * len(keys)
-        slot_of = table.slots.get
-        plain = True
+        try:
+            table = replica.state.tables.get((space, REGISTER))
+            if table is None:
+                decode_space(space)
+                require(set(map(type, keys)) <= _TEXT, "a list of keys")
+                return [None] * len(keys)
+            # Almost always each key holds one value that does not expire.
+            values = [
+                slot[1]
+                for slot in map(table.slots.get, keys)
+                if type(slot) is tuple and slot[2].expires_at_us is None
+            ]
+        except TypeError:
+            require(False, "a space's name, or a list of keys,")
+        if len(values) < len(keys):
+            return self._values_with_care(replica, space, table.slots, keys)
+        if len(values) > _KEYS_UNMEASURED:
+            _check_size(values, step=_KEYS_UNMEASURED)
+        return values
+
+    def _values_with_care(
+        self, replica: Replica, space: SpaceName, slots: dict[str, Any], keys: tuple[str, ...]
+    ) -> list[Any]:
+        """Return the same where some keys hold nothing, several values, or one that expires."""
+        require(set(map(type, keys)) <= _TEXT, "a list of keys")
+        now, step = now_us(), _KEYS_UNMEASURED
         values: list[Any] = []
-        push = values.append
         for key in keys:
-            slot = slot_of(key)
+            slot = slots.get(key)
             if slot is None:
-                push(None)
+                values.append(None)
             elif type(slot) is tuple and slot[2].expires_at_us is None:
-                push(slot[1])
+                values.append(slot[1])
             else:
-                plain = False
-                push(replica.peek(space, key, now_us()))
-        if not plain or len(values) > _KEYS_UNMEASURED:
-            _check_size(values, step=_KEYS_UNMEASURED if plain else 1)
+                values.append(replica.peek(space, key, now))
+                step = 1
+        if step == 1 or len(values) > _KEYS_UNMEASURED:
+            _check_size(values, step=step)
         return values
 
     def keys(self, request: Request, body: Any) -> None:

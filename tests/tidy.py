@@ -49,11 +49,11 @@ FUNCTION_LINES = 70
 IMPURE = frozenset({
     "__main__", "chains", "checkpointing", "cli", "client", "client_address", "client_events",
     "client_feed", "client_nodes", "client_stream", "client_transport", "client_websocket",
-    "config", "control", "control_connection", "control_parts", "control_path", "datagram_relay",
-    "demo", "editing", "executor", "feeds", "importer", "integrations", "keys", "memory",
-    "mesh_life", "mesh_verbs", "meshing", "node", "node_verbs", "peer_stream", "peers", "pressure",
-    "recovery", "relay", "rescuing", "retirement", "runtime", "server", "services", "settings",
-    "settings_parts", "settings_service", "store", "synchronous", "verbs", "wall",
+    "config", "control", "control_connection", "control_parts", "control_path", "control_service",
+    "datagram_relay", "demo", "editing", "executor", "feeds", "importer", "integrations", "keys",
+    "memory", "mesh_life", "mesh_verbs", "meshing", "node", "node_verbs", "peer_stream", "peers",
+    "pressure", "recovery", "relay", "rescuing", "retirement", "runtime", "server", "services",
+    "settings", "settings_parts", "settings_service", "store", "synchronous", "verbs", "wall",
 })  # fmt: skip
 
 # The edge of the mesh: the rest of it is a pure machine.

@@ -20,8 +20,9 @@ from typing import Final
 
 from aiohttp import ClientError, WSCloseCode, WSMsgType, web
 
-from crdtmem.control_connection import Connection, ControlService
+from crdtmem.control_connection import Connection
 from crdtmem.control_parts import UNREAD_BYTES
+from crdtmem.control_service import ControlService
 from crdtmem.errors import MalformedFrame
 from crdtmem.server.exchange import Exchange
 from crdtmem.server.negotiation import MSGPACK

@@ -112,6 +112,17 @@ def test_garbage_after_a_greeting_too(shared_node: NodeProcess) -> None:
         ("read", (("a",), 99, "k", None, 0)),
         ("read", (("a",), 1, b"k", None, 0)),
         ("read", (("a",), 1, "k", (1, 2, 3), 0)),
+        ("get", (("a",),)),
+        ("get", ("a", ("k",))),
+        ("get", ((), ("k",))),
+        ("get", (({},), ("k",))),
+        ("get", (("a",), "k")),
+        ("get", (("a",), (b"k",))),
+        ("get", (("a",), ({},))),
+        ("get", (("a",), ("k",) * 10_001)),
+        ("get", (("a",), ("k",), (1, 2, 3), 0)),
+        ("get", (("a",), ("k",), None, "long")),
+        ("get", (("a",), ("k",), (99, 99), 1)),
         ("keys", (("a",),)),
         ("spaces", (1,)),
         ("conflicts", ("a",)),
@@ -282,6 +293,94 @@ def test_an_answer_larger_than_a_frame_of_requests_arrives(shared_node: NodeProc
             assert await log.get() == [chunk] * 10
 
     asyncio.run(scenario())
+
+
+# ------------------------------------------------------------------ the quick read
+
+
+def _put(connection: RawConnection, space: Any, key: str, value: Any, options: Any = None) -> Any:
+    step = (1, space, 1, key, "set", (value,), options)
+    connection.request(1, "commit", _commit((step,)))
+    number, kind, committed = connection.answer()
+    assert (number, kind) == (1, RESULT)
+    return committed[0]
+
+
+def test_many_registers_are_read_at_once_each_as_it_is(shared_node: NodeProcess) -> None:
+    space = ("quick",)
+    blind = ((), False, None, None)
+    with RawConnection(shared_node.socket) as connection:
+        _put(connection, space, "plain", "value")
+        _put(connection, space, "nested", {"b": [1, {"c": None}], "a": 2.5})
+        _put(connection, space, "expired", "old", (None, False, 1, None))
+        _put(connection, space, "lasting", "new", (None, False, 1 << 52, None))
+        _put(connection, space, "contested", "first")
+        context = _put(connection, space, "contested", "second", blind)
+        connection.request(2, "read", (space, 1, "contested", None, 0))
+        contested = connection.answer()[2]
+        assert contested[2], "not contested"
+        keys = ("contested", "nested", "absent", "expired", "plain", "lasting", "plain")
+        expected = (
+            contested[0], {"a": 2.5, "b": (1, {"c": None})}, None, None, "value", "new", "value",
+        )  # fmt: skip
+        connection.request(3, "get", (space, keys))
+        assert connection.answer() == (3, RESULT, expected)
+        connection.request(4, "get", (space, keys, context, 1_000))
+        assert connection.answer() == (4, RESULT, expected)
+        connection.request(5, "get", (space, ()))
+        assert connection.answer() == (5, RESULT, ())
+        connection.request(6, "get", (("quick", "elsewhere"), ("plain", "k")))
+        assert connection.answer() == (6, RESULT, (None, None))
+
+
+def test_a_quick_read_waits_for_what_it_demands_and_others_do_not(node: NodeProcess) -> None:
+    space = ("quick",)
+    with RawConnection(node.socket) as waiting, RawConnection(node.socket) as writing:
+        origin, first = _put(writing, space, "k", 1)[:2]
+        waiting.request(7, "get", (space, ("k",), (origin, first + 1), 20_000))
+        waiting.request(8, "get", (space, ("k",)))
+        assert waiting.answer() == (8, RESULT, (1,))
+        _put(writing, space, "k", 2)
+        assert waiting.answer() == (7, RESULT, (2,))
+
+
+def test_an_answer_of_many_values_that_is_too_large_is_refused_before_it_is_made(
+    node: NodeProcess,
+) -> None:
+    space = ("quick",)
+    with RawConnection(node.socket) as connection:
+        _put(connection, space, "large", b"x" * 1_000_000)
+        process = psutil.Process(node.pid)
+        before = process.memory_info().rss
+        for number, count in ((2, 10_000), (3, 70)):
+            connection.request(number, "get", (space, ("large",) * count))
+            assert connection.answer()[1:2] == (ERROR,)
+        assert process.memory_info().rss - before < 200_000_000
+        connection.request(4, "get", (space, ("large",) * 60))
+        assert len(connection.answer()[2]) == 60
+
+
+def test_quick_and_slow_requests_of_one_frame_are_all_answered(shared_node: NodeProcess) -> None:
+    space = ("mixed",)
+    with RawConnection(shared_node.socket) as connection:
+        messages = []
+        for number in range(0, 300, 3):
+            step = (1, space, 1, f"k{number}", "set", (number,), None)
+            messages += [
+                encode_body((number + 1, "get", (space, ("none",)))),
+                encode_body((number + 2, "commit", _commit((step,)))),
+                encode_body((number + 3, "fly", ())),
+            ]
+        sent = frame_of_messages(messages) + frame_of_messages(messages[:1])
+        for at in range(0, len(sent), 1_000):
+            connection.send(sent[at : at + 1_000])
+        answers = [connection.answer() for _ in range(301)]
+        kinds = {number: (kind, body) for number, kind, body in answers}
+        assert set(kinds) == set(range(1, 301))
+        for number in range(0, 300, 3):
+            assert kinds[number + 1] == (RESULT, (None,))
+            assert kinds[number + 2][0] == RESULT
+            assert kinds[number + 3][1][0] == "unknown_name"
 
 
 # ------------------------------------------------------------------ the path

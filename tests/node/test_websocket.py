@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from aiohttp import WSMsgType, web
 
-from crdtmem.control_connection import IN_FLIGHT_REQUESTS, UNREAD_BYTES, ControlService
+from crdtmem.control_connection import IN_FLIGHT_REQUESTS
 from crdtmem.control_frames import (
     CONTROL_VERSION,
     ERROR,
@@ -23,6 +23,8 @@ from crdtmem.control_frames import (
     encode_body,
     payload_of_messages,
 )
+from crdtmem.control_parts import UNREAD_BYTES
+from crdtmem.control_service import ControlService
 from crdtmem.memory import Memory
 from crdtmem.server.websocket import serve_socket
 from crdtmem.verbs import memory_verbs, quick_verbs
