@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from crdtmem import errors, operations
 from crdtmem.causality import Context
-from crdtmem.changes import Change
+from crdtmem.changes import Change, Lagging, Part
 from crdtmem.control_frames import decode_body, encode_body
 from crdtmem.control_path import SocketPath
 from crdtmem.entries import Siblings, Stamp
@@ -121,6 +121,8 @@ def test_outcomes_contexts_conflicts_and_changes_cross() -> None:
     assert operations.decode_conflict(across(operations.encode_conflict(conflict))) == conflict
     change = Change(("a",), "set", "k", "5:7", True, "ann", "eu", 9)
     assert operations.decode_change(across(operations.encode_change(change))) == change
+    for part in (Part(context, [change]), Part(None, [change]), Part(Context(), []), Lagging(7)):
+        assert operations.decode_part(across(operations.encode_part(part))) == part
     options = WriteOptions(durability="all", timeout_ms=5, after=context)
     found = operations.decode_write_options(across(operations.encode_write_options(options)))
     assert found == options
