@@ -47,7 +47,7 @@ _WITH_BODY: Final = frozenset({408, 413, 415})
 _TAKEN: Final = "Durable here, not yet as widely as asked; it keeps spreading."
 _REFS: Final = "#/components/schemas/{model}"
 
-_TOKEN: Final = {"type": "string", "pattern": r"^c1\."}
+_TOKEN: Final = {"type": "string", "pattern": r"^c1\.[A-Za-z0-9_-]*$"}
 _HEADERS: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
     "X-Context": ("Joined before the request is carried out.", _TOKEN),
     "X-Timeout-Ms": (

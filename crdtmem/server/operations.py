@@ -48,6 +48,7 @@ __all__ = [
     "Disable",
     "Discard",
     "DotText",
+    "Labels",
     "Enable",
     "Extend",
     "Increment",
@@ -90,7 +91,14 @@ Path: TypeAlias = Annotated[
 Amount: TypeAlias = Annotated[int, Field(ge=0, lt=1 << 64)]
 Token: TypeAlias = Annotated[
     str,
-    Field(description="What a read returned as observed.", pattern=r"^o1\.", examples=["o1.kA"]),
+    Field(
+        description="What a read returned as observed.",
+        pattern=r"^o1\.[A-Za-z0-9_-]*$",
+        examples=["o1.kA"],
+    ),
+]
+Labels: TypeAlias = Annotated[
+    list[Annotated[str, Field(min_length=1)]], Field(strict=False, min_length=1, max_length=8)
 ]
 DotText: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{16}:[0-9]{1,20}$")]
 ReplicaText: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
@@ -429,7 +437,7 @@ BODIES: Final[Mapping[str, Any]] = {
 class Step(Body):
     """One operation of a transaction, and where it happens."""
 
-    space: Annotated[list[str], Field(strict=False, min_length=1, max_length=8)]
+    space: Labels
     datatype: str
     key: str = Field(min_length=1)
     do: Any

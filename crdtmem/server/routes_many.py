@@ -29,7 +29,7 @@ from crdtmem.server.answers import (
     Written,
 )
 from crdtmem.server.exchange import HEADERS, Exchange
-from crdtmem.server.operations import STEPS, Body
+from crdtmem.server.operations import STEPS, Body, Labels
 from crdtmem.server.routes_values import (
     READ_HEADERS,
     READ_REFUSALS,
@@ -118,9 +118,9 @@ class Transact(Body):
 class ReadOne(Body):
     """One key to be read."""
 
-    space: Annotated[list[str], Field(strict=False, min_length=1, max_length=8)]
+    space: Labels
     datatype: Literal[tuple(DATATYPES)] = "register"  # type: ignore[valid-type]
-    key: str
+    key: str = Field(min_length=1)
 
 
 class ReadMany(Body):

@@ -17,7 +17,7 @@ from crdtmem.causality import Observed
 from crdtmem.control_frames import decode_body, encode_body
 from crdtmem.crdt import DATATYPES
 from crdtmem.entries import unpack_dot
-from crdtmem.errors import InvalidToken, InvalidValue
+from crdtmem.errors import InvalidToken, InvalidValue, MalformedFrame
 from crdtmem.operations import encode_context, encode_transaction, encode_write_options
 from crdtmem.reading import Reading
 from crdtmem.replica import Committed
@@ -102,7 +102,10 @@ def position_of(cursor: str | None, *kinds: type) -> Any:
         )
     except (ValueError, binascii.Error) as error:
         raise InvalidToken("a cursor that no page gave", hint="pass it unchanged") from error
-    position = decode_body(data)
+    try:
+        position = decode_body(data)
+    except MalformedFrame as error:
+        raise InvalidToken("a cursor that no page gave", hint="pass it unchanged") from error
     if type(position) not in kinds:
         raise InvalidToken("a cursor of another list", hint="pass it unchanged")
     return position

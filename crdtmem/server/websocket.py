@@ -134,6 +134,11 @@ class _WebSocketCarrier:
         """Bytes that were given to be sent and lie here still."""
         return self._unsent_bytes
 
+    def is_gone(self) -> bool:
+        """Tell whether the client has left."""
+        transport = self._request.transport
+        return transport is None or transport.is_closing()
+
     def next_payload(self) -> bytes | None:
         """Return the message that has come, once."""
         payload, self._received = self._received, None
