@@ -15,6 +15,7 @@ replaced.
 from __future__ import annotations
 
 import asyncio
+import select
 from typing import cast
 
 from crdtmem.control_connection import Connection
@@ -75,6 +76,15 @@ class _UnixCarrier(asyncio.Protocol):
     def unread_bytes(self) -> int:
         """Bytes that were given to be sent and lie here still."""
         return self._transport.get_write_buffer_size()
+
+    def is_gone(self) -> bool:
+        """Tell whether the client has left: the kernel knows, also behind what is unread."""
+        descriptor = self._transport.get_extra_info("socket").fileno()
+        if descriptor < 0:
+            return True
+        poll = select.poll()
+        poll.register(descriptor, select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     def write(self, payload: bytes) -> None:
         """Send a payload, with its length before it."""

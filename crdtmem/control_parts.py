@@ -56,6 +56,9 @@ class Carrier(Protocol):
     def unread_bytes(self) -> int:
         """How many bytes of what was given to be sent lie unsent."""
 
+    def is_gone(self) -> bool:
+        """Tell whether the client has left, which who does not read is not told."""
+
     def next_payload(self) -> bytes | None:
         """Return the next whole payload that has come, if one has; may raise ``WireError``s."""
 

@@ -59,6 +59,11 @@ class ControlService:
         if not self.connections:
             self._deserted.set()
 
+    def sweep(self) -> None:
+        """Look for clients that have left, and let go of what they hold: now and then."""
+        for connection in list(self.connections):
+            connection.check()
+
     def end_connections(self) -> None:
         """Close every connection, once its queued answers are written; clients come back."""
         for connection in list(self.connections):

@@ -97,7 +97,6 @@ class Node:
         self.peers = PeerStreams(settings, memory.runtime, ring)
         self.meshing = Meshing(settings, memory.runtime, self.peers, ring)
         self.admission = Admission(Bounds(**settings.admission.model_dump()))
-        self.pressure = Pressure(self.admission)
         memory.admission = self.admission
         self._say_how_it_speaks()
         memory.services.before_restart.append(self.peers.pause)
@@ -111,6 +110,7 @@ class Node:
             admission=self.admission,
         )
         self.control = ControlServer(SocketPath(control_path(settings)), self.service)
+        self.pressure = Pressure(self.admission, self.service.sweep)
         # Clients connect again, and are told the new replica id.
         memory.services.after_restart.append(self.service.end_connections)
         self.faces: list[Face] = []

@@ -41,6 +41,7 @@ from crdtmem.crdt import NESTED
 from crdtmem.errors import InvalidValue
 from crdtmem.mesh_verbs import mesh_status, mesh_verbs
 from crdtmem.operations import require
+from crdtmem.parts import in_parts
 from crdtmem.recovery import rederive
 from crdtmem.store import Progress
 from crdtmem.verbs import fields
@@ -99,9 +100,8 @@ class _NodeVerbs:
 
     async def _rescue_list(self, request: Request) -> int:
         found = await self._node.memory.set_aside()
-        for start in range(0, len(found), _WRITES_PER_EVENT):
-            part = found[start : start + _WRITES_PER_EVENT]
-            await request.emit([asdict(write) for write in part])
+        for part in in_parts(map(asdict, found), _WRITES_PER_EVENT):
+            await request.emit(part)
         return len(found)
 
     def rescue(self, request: Request, body: Any) -> None:

@@ -55,10 +55,14 @@ def _trimmer() -> Callable[[int], int] | None:
 
 
 class Pressure:
-    """Tells an admission the time, and the memory of the process, until it is stopped."""
+    """Tells an admission the time, and the memory of the process, until it is stopped.
 
-    def __init__(self, admission: Admission) -> None:
+    ``sweep`` is called each time: it finds clients that left without being noticed.
+    """
+
+    def __init__(self, admission: Admission, sweep: Callable[[], None]) -> None:
         self._admission = admission
+        self._sweep = sweep
         self._timer: asyncio.TimerHandle | None = None
         self._trim = _trimmer()
         self._trimmed_us = 0
@@ -68,6 +72,7 @@ class Pressure:
     def start(self) -> None:
         """Measure now, and from now on."""
         admission, now_us = self._admission, elapsed_us()
+        self._sweep()
         was_full = admission.full
         admission.sample(now_us, resident_bytes() or 0)
         if admission.full is not was_full:

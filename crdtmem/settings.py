@@ -388,6 +388,7 @@ class Settings(Section):
         _require_order(self, "group_commit.flight_deltas", "limits.batch_deltas")
         _require_order(self, "streams.credit_window_bytes", "limits.frame_bytes")
         _require_order(self, "admission.in_flight_bytes", "limits.frame_bytes")
+        self.admission.check_memory()
         _require_order(self, "reconnect.maximum_ms", "reconnect.minimum_ms")
         return self
 

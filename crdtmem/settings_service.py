@@ -17,12 +17,15 @@ from typing import Annotated, Final
 from pydantic import AfterValidator as After
 from pydantic import Field
 
+from crdtmem.errors import ConfigError
 from crdtmem.settings_parts import Section, is_loopback, parse_address
 
 __all__ = ["Admission", "Http"]
 
 _DAY_MS: Final = 24 * 3_600_000
 _MIB: Final = 1024 * 1024
+_MEMORY_PER_FLIGHT: Final = 8
+"""How many times its size in flight a request may take in memory, the hard bound included."""
 
 
 def _check_http_listen(text: str) -> str:
@@ -114,5 +117,16 @@ class Admission(Section):
         ge=0,
         description="Memory of the process, as the system counts it, above 85 % of which new "
         "writes are refused, until it is below 75 %; reads and deletes go on. 0: no such ceiling. "
-        "Leave room for several times admission.in_flight_bytes.",
+        "At least eight times admission.in_flight_bytes, which is what is taken in meanwhile.",
     )
+
+    def check_memory(self) -> None:
+        """Raise ``ConfigError`` for a ceiling that what is in flight alone may exceed."""
+        least = _MEMORY_PER_FLIGHT * self.in_flight_bytes
+        if 0 < self.memory_bytes < least:
+            raise ConfigError(
+                f"admission.memory_bytes is {self.memory_bytes}, less than {_MEMORY_PER_FLIGHT} "
+                f"times admission.in_flight_bytes, which is {self.in_flight_bytes}",
+                hint=f"raise memory_bytes to at least {least}, or lower in_flight_bytes",
+                settings=("admission.memory_bytes", "admission.in_flight_bytes"),
+            )

@@ -65,6 +65,7 @@ from crdtmem.operations import (
     encode_reading,
     require,
 )
+from crdtmem.parts import in_parts
 from crdtmem.read_side import REGISTER
 from crdtmem.replica import Replica
 from crdtmem.wall import now_us
@@ -267,9 +268,8 @@ class _MemoryVerbs:
 
     async def _conflicts(self, request: Request, space: SpaceName | None) -> int:
         found = await self._memory.conflicts(space)
-        for start in range(0, len(found), _CONFLICTS_PER_EVENT):
-            part = found[start : start + _CONFLICTS_PER_EVENT]
-            await request.emit([encode_conflict(conflict) for conflict in part])
+        for part in in_parts(map(encode_conflict, found), _CONFLICTS_PER_EVENT):
+            await request.emit(part)
         return len(found)
 
     def context(self, request: Request, body: Any) -> None:
@@ -309,13 +309,8 @@ class _MemoryVerbs:
         replica = self._memory.engine.replica
         records: Iterator[dict[str, Any]] = export_records(replica, space, now_us())
         count = 0
-        part: list[dict[str, Any]] = []
-        for record in records:
-            part.append(record)
-            if len(part) >= _RECORDS_PER_EVENT:
-                await request.emit(part)
-                await asyncio.sleep(0)
-                count, part = count + len(part), []
-        if part:
+        for part in in_parts(records, _RECORDS_PER_EVENT):
             await request.emit(part)
-        return count + len(part)
+            await asyncio.sleep(0)
+            count += len(part)
+        return count

@@ -1,0 +1,40 @@
+"""A client that left while it was not read kept all that it held, until that was answered.
+
+A connection that is not read, because it has asked as much as it may, is not told that its
+client is gone: the end of the stream lies behind what was not read. Waits of a day were
+held for a day.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from crdtmem.control_connection import IN_FLIGHT_REQUESTS
+from crdtmem.control_frames import encode_body, frame_of_messages
+from tests.bench.service_overload import ask
+from tests.node.processes import NodeProcess
+from tests.node.raw import RawConnection
+from tests.waiting import wait_until
+
+NEVER = [1 << 40, 1]
+
+
+def _held(node: NodeProcess) -> int:
+    status: dict[str, Any] = asyncio.run(ask(node.socket, "status"))
+    held: int = status["admission"]["operations"]
+    return held
+
+
+def test_what_a_client_held_is_given_back_when_it_leaves_though_it_was_not_read(
+    tmp_path: Path,
+) -> None:
+    waits = [encode_body((n, "wait", (NEVER, 3_600_000))) for n in range(IN_FLIGHT_REQUESTS + 100)]
+    with NodeProcess(tmp_path) as node:
+        with RawConnection(node.socket) as connection:
+            connection.send(frame_of_messages(waits))
+            wait_until(lambda: _held(node) >= IN_FLIGHT_REQUESTS, "full connection")
+            connection.send(frame_of_messages(waits))
+        # Only the one that asks.
+        wait_until(lambda: _held(node) == 1, "room given back")
