@@ -378,9 +378,12 @@ def test_a_web_server_that_is_no_node_is_told_from_one(tmp_path: Path) -> None:
 
 
 def test_a_server_that_never_answers_is_unreachable_in_time(tmp_path: Path) -> None:
+    ended: list[None] = []
+
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
+        ended.append(None)
 
     async def scenario() -> None:
         path = tmp_path / "silent.sock"
@@ -392,6 +395,7 @@ def test_a_server_that_never_answers_is_unreachable_in_time(tmp_path: Path) -> N
             for url in (f"unix://{path}", f"http://{host}:{port}"):
                 with pytest.raises(Unreachable, match="in time"):
                     await connect(url, timeout_ms=100)
+            await eventually(lambda: len(ended) == 2, "the end of both connections")
 
     play(scenario)
 
