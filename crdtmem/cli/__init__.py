@@ -57,6 +57,7 @@ COMMANDS: Final[Mapping[str, CommandEntry]] = MappingProxyType(
         "node": CommandEntry("crdtmem.cli.node", "Run a node until it is told to stop."),
         "get": CommandEntry("crdtmem.cli.values", "Read one key."),
         "set": CommandEntry("crdtmem.cli.values", "Write one key."),
+        "policy": CommandEntry("crdtmem.cli.policy", "Show or change a space's policy and quotas."),
         "import": CommandEntry("crdtmem.cli.importing", "Write what a file of events says."),
         "export": CommandEntry("crdtmem.cli.exporting", "Write all live entries as JSON lines."),
         "changes": CommandEntry("crdtmem.cli.changes", "Print what was written, or follow it."),
