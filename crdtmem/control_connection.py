@@ -92,8 +92,8 @@ class Connection:
         self._carrier = carrier
         # What is left of the frame that is being handled.
         self._messages: Iterator[tuple[int, Any, Any]] = iter(())
-        self._load = Load(0)
-        self._drained = True
+        self._load: Load | None = None
+        self._load_bytes = 0
         self._in_flight = 0
         self._in_flight_bytes = 0
         # How many may be in flight before the node's admission is asked again.
@@ -106,6 +106,7 @@ class Connection:
         self._handled_bytes = 0
         self._done = 0
         self._done_bytes = 0
+        self._lacks_room = False
         self._waits = False
         self._out: list[bytes] = []
         self._out_bytes = 0
@@ -198,7 +199,7 @@ class Connection:
         share = self._share
         if self._in_flight or self._reserved_bytes or share.operations or share.size_bytes:
             self._tell()
-        if self._wanted_bytes or self._most <= self._in_flight < IN_FLIGHT_REQUESTS:
+        if self._lacks_room:
             self._waits = True
             share.wait(self._wanted_bytes)
         elif self._waits:
@@ -206,14 +207,6 @@ class Connection:
             share.rest()
 
     # ------------------------------------------------------------------ requests
-
-    @property
-    def _full(self) -> bool:
-        return (
-            (self._in_flight >= self._most and not self._is_granted_more())
-            or self._in_flight_bytes >= IN_FLIGHT_BYTES
-            or not self.writable.is_set()
-        )
 
     def _work_soon(self) -> None:
         """Work in a later turn: once, for however many reasons."""
@@ -224,81 +217,69 @@ class Connection:
     def _work(self) -> None:
         """Handle what has been received while there is room, and read on only then."""
         self._work_due = False
-        if self._working or self.lost or (self._is_calm and self._hurry()):
+        if self._working or self.lost:
             return
         self._working = True
-        self._most, self._wanted_bytes = 1, 0
+        self._most, self._wanted_bytes, self._lacks_room = 1, 0, False
+        blocked = True
         try:
-            while not self._ending and not self._full and self._handle_some():
-                payload = self._next_payload()
-                if payload is None:
-                    break
-                self._messages = iter(decode_messages(payload))
-                self._load, self._drained = Load(len(payload)), False
+            blocked = not self._ending and not self._handle_all()
         except CrdtmemError as error:
             self.refuse(error)
         finally:
             self._working = False
         if self._out and not self._flush_due:
             self.flush()
-        full = self._full or self._wanted_bytes > 0
         self._wait_or_rest()
-        full = full or self._ending
-        if full != self._paused and not self.lost:
-            self._paused = full
-            if full:
+        blocked = blocked or self._ending
+        if blocked != self._paused and not self.lost:
+            self._paused = blocked
+            if blocked:
                 self._carrier.pause_reading()
             else:
                 self._carrier.resume_reading()
 
-    @property
-    def _is_calm(self) -> bool:
-        """Whether nothing is under way, so that small frames need no room: see ``admission``."""
-        return (
-            self._drained
-            and not (self._in_flight or self._paused or self._waits or self._ending)
-            and self._greeted
-            and self._payload is None
-            and not self._reserved_bytes
-        )
-
-    def _hurry(self) -> bool:
-        """Answer small frames of quick verbs, which is most of what comes, the shortest way.
-
-        Tells whether that was all. What it meets of anything else is left as it came.
-        """
-        quick, next_payload = self._service.quick, self._carrier.next_payload
-        out: list[bytes] = []
-        size = 0
-        try:
-            while (payload := next_payload()) is not None:
-                if len(payload) > SMALL_BYTES:
-                    self._payload = payload
-                    return False
-                messages = iter(decode_messages(payload))
-                for message in messages:
-                    number, verb, body = message
-                    answer = quick.get(verb) if type(verb) is str else None
-                    encoded = None if answer is None else _answer_at_once(number, answer, body)
-                    if encoded is None:
-                        self._messages = chain((message,), messages)
-                        self._load, self._drained = Load(len(payload)), False
-                        return False
+    def _handle_all(self) -> bool:
+        """Handle all that has come; ``False`` where it must wait, for room or for its reader."""
+        quick = self._service.quick if self._greeted else _NONE
+        out, size = self._out, 0
+        is_read = self.writable.is_set
+        while is_read():
+            for message in self._messages:
+                number, verb, body = message
+                answer = quick.get(verb) if type(verb) is str else None
+                encoded = None if answer is None else _answer_at_once(number, answer, body)
+                if encoded is not None:
                     out.append(encoded)
                     size += len(encoded)
-                    if size >= _FLUSH_BYTES:
-                        self._carrier.write(payload_of_messages(out))
-                        out, size = [], 0
-                        if not self.writable.is_set():
-                            self._messages = messages
-                            self._load, self._drained = Load(len(payload)), False
-                            return False
-        except CrdtmemError as error:
-            self.refuse(error)
-        finally:
-            if out and not self.lost:
-                self._carrier.write(payload_of_messages(out))
-        return not self._carrier.awaited_bytes and self.writable.is_set()
+                    if size < _FLUSH_BYTES and len(out) < MESSAGES_PER_FRAME:
+                        continue
+                    self.flush()
+                elif self._has_room_for_one():
+                    self._handle(number, verb, body)
+                    if self._ending:
+                        return False
+                    quick = self._service.quick
+                else:
+                    self._messages = chain((message,), self._messages)
+                    return False
+                out, size = self._out, 0
+                if not is_read():
+                    return False
+            payload = self._next_payload()
+            if payload is None:
+                return not self._wanted_bytes
+            self._messages = iter(decode_messages(payload))
+            self._load, self._load_bytes = None, len(payload)
+        return False
+
+    def _has_room_for_one(self) -> bool:
+        """Tell whether one request more may be in flight; if not, room is waited for."""
+        if self._in_flight >= self._most and not self._is_granted_more():
+            # At its own bound it has room as soon as one of its own is answered.
+            self._lacks_room = self._in_flight < IN_FLIGHT_REQUESTS
+            return False
+        return self._in_flight_bytes < IN_FLIGHT_BYTES
 
     def _next_payload(self) -> bytes | None:
         """Return the next payload, if one has come and there is room for it."""
@@ -324,28 +305,15 @@ class Connection:
         self._tell()
         if self._share.room_for(size_bytes):
             return True
-        self._wanted_bytes = size_bytes
+        self._wanted_bytes, self._lacks_room = size_bytes, True
         return False
-
-    def _handle_some(self) -> bool:
-        """Handle the frame's messages while there is room; tells whether none is left."""
-        quick = self._service.quick if self._greeted else _NONE
-        for number, verb, body in self._messages:
-            answer = quick.get(verb) if type(verb) is str else None
-            encoded = None if answer is None else _answer_at_once(number, answer, body)
-            if encoded is not None:
-                self.send(encoded)
-            else:
-                self._handle(number, verb, body)
-            if self._ending or self._full:
-                return False
-        self._drained = True
-        return True
 
     def _handle(self, number: int, verb: Any, body: Any) -> None:
         if type(verb) is not str:
             raise MalformedFrame("a request is an id, a verb and a body", hint="see control_frames")
         load = self._load
+        if load is None:
+            load = self._load = Load(self._load_bytes)
         if not load.unanswered:
             self._in_flight_bytes += load.size
             self._handled_bytes = 0
@@ -461,6 +429,11 @@ class Connection:
         """End what only waits, streams or watches."""
         for task in list(self._tasks.values()):
             task.cancel()
+
+    def check(self) -> None:
+        """End the connection if its client has left while it was not read."""
+        if self._paused and not self.lost and self._carrier.is_gone():
+            self.abort()
 
     def abort(self) -> None:
         """Close at once."""

@@ -291,10 +291,10 @@ def decode_write_options(body: Any) -> WriteOptions:
     return WriteOptions(durability=durability, timeout_ms=timeout_ms, after=decode_context(after))
 
 
-def encode_committed(committed: Committed) -> list[Any]:
-    """Return the outcome of a commit as plain values."""
+def encode_committed(committed: Committed, flat: Any = None) -> list[Any]:
+    """Return the outcome of a commit as plain values; ``flat`` is its encoded context, if known."""
     return [
-        committed.context.vector.flat(),
+        encode_context(committed.context) if flat is None else flat,
         committed.results,
         committed.first,
         committed.count,

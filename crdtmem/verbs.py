@@ -50,7 +50,7 @@ from crdtmem.causality import Context
 from crdtmem.changes import Part
 from crdtmem.control_frames import ANSWER_BYTES, encode_body
 from crdtmem.crdt import DATATYPES_BY_CODE
-from crdtmem.errors import LimitExceeded, NotCovered
+from crdtmem.errors import LimitExceeded, MalformedFrame, NotCovered
 from crdtmem.exporting import export_records
 from crdtmem.memory import Memory
 from crdtmem.operations import (
@@ -67,7 +67,7 @@ from crdtmem.operations import (
 )
 from crdtmem.parts import in_parts
 from crdtmem.read_side import REGISTER
-from crdtmem.replica import Replica
+from crdtmem.replica import Committed, Replica
 from crdtmem.wall import now_us
 
 __all__ = ["fields", "memory_verbs", "optional_space", "quick_verbs"]
@@ -142,17 +142,25 @@ class _MemoryVerbs:
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
+        # All transactions of one group commit have one context, which is flattened once.
+        self._context: Context | None = None
+        self._flat: Any = None
 
     def commit(self, request: Request, body: Any) -> None:
         written, sent = fields(body, 2, "commit")
         options = decode_write_options(written)
         transaction = decode_transaction(sent)
-        request.encode = encode_committed
+        request.encode = self._encode_committed
         if options.durability == "local":
             # The request is the engine's ticket: no task, no future, one answer.
             self._memory.submit(request, transaction, options)
         else:
             request.run(self._memory.commit(transaction, options))
+
+    def _encode_committed(self, committed: Committed) -> list[Any]:
+        if committed.context is not self._context:
+            self._context, self._flat = committed.context, encode_context(committed.context)
+        return encode_committed(committed, self._flat)
 
     def read(self, request: Request, body: Any) -> None:
         space, datatype, key, at_least, timeout_ms = fields(body, 5, "read")
@@ -200,8 +208,10 @@ class _MemoryVerbs:
 
     def _values(self, space: Any, keys: Any) -> list[Any]:
         """Return the registers' values, frozen: to be encoded at once."""
-        if type(keys) is not tuple or len(keys) > _KEYS_PER_GET:
-            require(False, f"a list of up to {_KEYS_PER_GET} keys")
+        require(
+            type(keys) is tuple and len(keys) <= _KEYS_PER_GET,
+            f"a list of up to {_KEYS_PER_GET} keys",
+        )
         replica = self._memory.engine.replica
         try:
             table = replica.state.tables.get((space, REGISTER))
@@ -215,8 +225,11 @@ class _MemoryVerbs:
                 for slot in map(table.slots.get, keys)
                 if type(slot) is tuple and slot[2].expires_at_us is None
             ]
-        except TypeError:
-            require(False, "a space's name, or a list of keys,")
+        except TypeError as error:
+            raise MalformedFrame(
+                f"a space or a list of keys with the wrong shape: {error}",
+                hint="a space is a list of texts, and so are keys",
+            ) from error
         if len(values) < len(keys):
             return self._values_with_care(replica, space, table.slots, keys)
         if len(values) > _KEYS_UNMEASURED:

@@ -28,6 +28,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+from crdtmem.synchronous import SyncMemory
 from tests.bench.clocks import pin
 from tests.bench.report import Row
 from tests.bench.service_load import Load, Seen
@@ -39,7 +40,7 @@ from tests.bench.service_peers import (
     redis_benchmark,
     require_redis,
 )
-from tests.bench.service_requests import BATCH, Loads, key_of
+from tests.bench.service_requests import BATCH, SPACE, VALUE, Loads, key_of
 from tests.capabilities import ROOT
 
 __all__ = ["Plan", "run"]
@@ -258,7 +259,7 @@ def run(plan: Plan) -> tuple[list[Row], dict[str, Any]]:
             a_redis(directory / "durable", core, durable=True) as durable,
         ):
             loads = Loads(node, keys=plan.keys, seconds=plan.seconds)
-            fill(bench, loads, node, quick)
+            fill(bench, node, quick)
             batches(bench, loads, node, quick, durable)
             crowds(bench, loads, node, quick, durable)
             over_http(bench, loads, node)
@@ -266,12 +267,14 @@ def run(plan: Plan) -> tuple[list[Row], dict[str, Any]]:
     return bench.rows, about(plan)
 
 
-def fill(bench: Bench, loads: Loads, node: Service, quick: Service) -> None:
+def fill(bench: Bench, node: Service, quick: Service) -> None:
     """Let both hold all keys."""
     keys = bench.plan.keys
-    written = 0
-    while written < keys:
-        written += bench.drive(loads.writes(8), node, Figures()).operations
+    with SyncMemory.connect(f"unix://{node.address}") as memory:
+        for at in range(0, keys, 1_000):
+            items = {key_of(number): VALUE for number in range(at, min(at + 1_000, keys))}
+            with memory.transaction() as transaction:
+                transaction.put_many(SPACE, items)
     redis_benchmark(
         quick, bench.plan.load_core, "set", clients=8, pipeline=64, requests=8 * keys, keys=keys
     )

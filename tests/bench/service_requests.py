@@ -18,7 +18,7 @@ from crdtmem.transaction import Transaction
 from tests.bench.service_load import Load
 from tests.bench.service_peers import Service
 
-__all__ = ["BATCH", "SPACE", "Loads", "key_of"]
+__all__ = ["BATCH", "SPACE", "VALUE", "Loads", "key_of"]
 
 BATCH: Final = 32
 """Operations of one batch, and redis-benchmark's pipeline beside it."""
