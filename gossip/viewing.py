@@ -6,7 +6,8 @@ and whom to ask.
 Idea: the active gateway announces its region's view in the wide-area pool, and the views of the
 other regions in its own; a while after a change, so that a burst is one announcement, at once
 to newcomers, and all again every minute, because broadcasts are best effort. A gateway that
-comes to life is asked for its view without waiting for an announcement.
+comes to life, or is next when the one that was followed dies, is asked for its view without waiting
+for an announcement.
 
 Invariants: a view is taken from a member of that region, at first hand (in the wide-area pool),
 or from a gateway of one's own, who must be so still when the answer comes (of anybody else's end
@@ -24,7 +25,7 @@ from gossip.effects import Answer, Effect, Exchange, MemberChanged
 from gossip.errors import Malformed
 from gossip.frame_wire import decode_announcement, encode_announcement, encode_frame
 from gossip.frames import Frame, View, ViewRequest
-from gossip.messages import Channel, State
+from gossip.messages import Channel, Stamp, State
 from gossip.regions import REPEAT_US, Fetch, Regions
 from gossip.succession import outlived
 from gossip.swim import Swim
@@ -82,6 +83,10 @@ class Viewing:
         effects: list[Effect] = []
         for fetch in self._regions.due(now_us):
             effects += self._fetch(fetch, now_us)
+        lost = self._regions.given_up(now_us)
+        if lost:
+            self._beliefs.touch(lost)
+            self.announce_soon(now_us)
         if self._repeat_us is not None and now_us >= self._repeat_us:
             self.start(now_us)
             self._beliefs.touch(self._regions.doubt_silent(now_us, self._speaks_here))
@@ -182,6 +187,14 @@ class Viewing:
         """Whether that author may speak for a region to this node, as it is now."""
         return author in self._speakers(self._beliefs.far or self._beliefs.near, region)
 
+    def _found_dead(self, far: Swim, region: str) -> list[Stamp]:
+        """Return the lives of that region that the wide-area pool itself found dead."""
+        return [
+            view.record.stamp
+            for view in far.members()
+            if view.record.profile.region == region and view.state is State.DEAD
+        ]
+
     def gateway_changed(self, change: MemberChanged, now_us: int) -> list[Effect]:
         """A member of the wide-area pool is not what it was: ask it, or doubt its region."""
         region = change.record.profile.region
@@ -196,13 +209,23 @@ class Viewing:
         speakers = self._speakers(far, region)
         if not speakers:
             if view is not None and author:
-                self._beliefs.touch(view.doubt(now_us))
+                self._beliefs.touch(view.doubt(now_us, self._found_dead(far, region)))
                 self.announce_soon(now_us)
-        elif speakers[0] == change.record.member != author:
-            # It may be a while until it has something to announce.
-            fetch = self._regions.fetch(ViewRequest(region), speakers[0], wide=True)
-            return [] if fetch is None else self._fetch(fetch, now_us)
-        return []
+            return []
+        # It may be a while until it has something to announce; and who takes over for one that
+        # died is not listened to before that death is known here.
+        if author in speakers:
+            to_ask = [speakers[0]] if speakers[0] == change.record.member != author else []
+        else:
+            to_ask = [one for one in speakers if self._answers(far, one)]
+        if not to_ask:
+            return []
+        fetch = self._regions.fetch(ViewRequest(region), to_ask[0], wide=True)
+        return [] if fetch is None else self._fetch(fetch, now_us)
+
+    def _answers(self, far: Swim, member: int) -> bool:
+        view = far.view(member)
+        return view is not None and view.state is State.ALIVE
 
     def exchanged(self, number: int, body: object, now_us: int) -> list[Effect]:
         """Take how a fetch ended."""

@@ -73,6 +73,8 @@ class RegionView:
         self._unlisted: dict[int, int] = {}
         self._overtaken: set[int] = set()
         self._doubted_us: int | None = None
+        self.give_up_us: int | None = None
+        """When its suspects are dead if nobody speaks for it until then."""
         self._floor = 0
 
     def __len__(self) -> int:
@@ -130,7 +132,7 @@ class RegionView:
                 del entries[member]
             room -= 1
         changed = self._change(entries, gone)
-        self._doubted_us = None
+        self._doubted_us = self.give_up_us = None
         self.author = view.author
         self.author_generation = view.generation
         self.author_number = view.number
@@ -150,18 +152,27 @@ class RegionView:
         lost = {}
         if silent_us > _LOST_US:
             over = list(self._rows)
-        elif silent_us > _DOUBTED_US:
+        elif self.give_up_us is not None and now_us >= self.give_up_us:
+            self.give_up_us = None
             lost = self._restated(State.SUSPECT, State.DEAD)
         return self._change(lost, over)
 
-    def doubt(self, now_us: int) -> set[int]:
-        """Nobody speaks for this region any more: whoever was alive is suspect. Return them.
+    def doubt(self, now_us: int, dead: Iterable[Stamp] = ()) -> set[int]:
+        """Nobody speaks for this region any more: whoever was alive is suspect, and ``dead`` are
+        the lives that were found dead at first hand. Return whose row changed.
 
         The next announcement, whoever makes it, is answered by fetching the whole.
         """
         self.author = self.author_generation = self.author_number = 0
         self._doubted_us = now_us
-        return self._change(self._restated(State.ALIVE, State.SUSPECT), [])
+        self.give_up_us = now_us + _DOUBTED_US
+        entries = self._restated(State.ALIVE, State.SUSPECT)
+        for stamp in dead:
+            row = self._rows.get(stamp.member)
+            if row is not None and row.record.generation == stamp.generation:
+                if row.state <= State.SUSPECT:
+                    entries[stamp.member] = (row.record, State.DEAD)
+        return self._change(entries, [])
 
     def _restated(self, before: State, after: State) -> dict[int, tuple[Record, State]]:
         return {row.record.member: (row.record, after) for row in self if row.state is before}
@@ -220,7 +231,7 @@ class RegionView:
             self.author, self.author_generation = said.author, said.generation
             self.author_number = said.number
             self._unlisted.clear()
-            self._doubted_us = None
+            self._doubted_us = self.give_up_us = None
             return None
         if not followed:
             return ViewRequest(self.region)
