@@ -13,6 +13,7 @@ from aiohttp import web
 from crdtmem.asking import Handler
 from crdtmem.client import Client, connect
 from crdtmem.control import ControlServer
+from crdtmem.control_frames import FrameDecoder
 from crdtmem.control_path import SocketPath
 from crdtmem.control_service import ControlService
 from crdtmem.demo.link import Link
@@ -38,6 +39,8 @@ class Gate:
         """Bytes of answers that were passed on."""
         self.limit = -1
         """So many bytes of answers more are passed on, then every connection is cut."""
+        self.verbs: list[str] = []
+        """What was asked, in order."""
         self._path = path
         self._target = target
         self._ends: list[asyncio.StreamWriter] = []
@@ -83,9 +86,14 @@ class Gate:
     async def _carry(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool
     ) -> None:
+        decoder = FrameDecoder(1 << 28)
         with contextlib.suppress(OSError):
             while data := await reader.read(1 << 16):
-                if answers:
+                if not answers:
+                    decoder.feed(data)
+                    while (frame := decoder.next_frame()) is not None:
+                        self.verbs += [verb for _, verb, _ in frame[1]]
+                else:
                     if self.swallowing:
                         continue
                     if 0 <= self.limit <= self.forwarded + len(data):
