@@ -229,16 +229,21 @@ class Feed(ChangeReader):
         while True:
             if self._void is not None:
                 raise self._void
-            if not self._live:
-                await self._runtime.give_way()
-            elif not self._queue.armed:
-                missed = self._queue.missed
-                self._replay_again()
-                return Lagging(missed)
-            part = self._gather()
+            if self._live:
+                if not self._queue.armed:
+                    missed = self._queue.missed
+                    self._replay_again()
+                    return Lagging(missed)
+                part = self._gather()
+                if part is None:
+                    await self._advance()
+            else:
+                async with self._runtime.aside():
+                    part = self._gather()
+                    if part is None and not self._live:
+                        await self._advance()
             if part is not None:
                 return part
-            await self._advance()
 
     def _gather(self) -> Part | None:
         """Return a part of what is at hand, if that is worth telling."""

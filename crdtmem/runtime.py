@@ -119,6 +119,7 @@ class Runtime(Executor):
         # Set unless a flight is out of which the store has not said what became of it.
         self._landed = asyncio.Event()
         self._landed.set()
+        self._aside = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         if tune_gc:
             tune_garbage_collector()
@@ -198,14 +199,17 @@ class Runtime(Executor):
         """Run blocking work on the store's own thread."""
         return self._loop.run_in_executor(self._thread, work)
 
-    async def give_way(self) -> None:
-        """Let whoever waits for the loop go first, and the flight that is out land.
+    @asynccontextmanager
+    async def aside(self) -> AsyncIterator[None]:
+        """Do a piece of work that can wait: one at a time, and not while a flight is out.
 
-        For work that can wait and comes in pieces, which would else keep the interpreter from
-        the store's thread, and every commit waiting.
+        However many ask, a commit then waits for one piece at most, be it on the loop or on
+        the store's thread; and each of them still gets its turn between two commits.
         """
-        await asyncio.sleep(0)
-        await self._landed.wait()
+        async with self._aside:
+            await asyncio.sleep(0)
+            await self._landed.wait()
+            yield
 
     @asynccontextmanager
     async def quiet(self) -> AsyncIterator[None]:

@@ -221,32 +221,47 @@ def test_a_slow_reader_holds_a_queue_a_slice_and_a_part_at_most(
     with_memory(fresh_url(), body)
 
 
-def test_a_replay_lets_commits_pass_between_its_slices() -> None:
+def test_replays_look_into_the_log_one_at_a_time_and_never_beside_a_commit() -> None:
     async def body(memory: Memory) -> None:
-        for number in range(40):
+        runtime = memory.runtime
+        for number in range(20):
             await memory.space("s").put(f"k{number}", number)
         order: list[str] = []
-        run = memory.runtime.run_in_store
+        commit, look = runtime.run_in_store, runtime.in_store
 
-        def noted(work: Any, done: Any) -> None:
+        def committing(work: Any, done: Any) -> None:
+            def landed(value: Any, error: BaseException | None) -> None:
+                order.append("landed")
+                done(value, error)
+
             order.append("commit")
-            run(work, done)
+            commit(work, landed)
 
-        memory.runtime.run_in_store = noted  # type: ignore[method-assign]
-        look = memory.runtime.in_store
-
-        def looked(work: Any) -> Any:
+        def looking(work: Any) -> Any:
             order.append("look")
-            return look(work)
+            found = look(work)
+            found.add_done_callback(lambda _: order.append("seen"))
+            return found
 
-        memory.runtime.in_store = looked  # type: ignore[method-assign]
-        feed = await memory.changes(after=Context())
-        writing = asyncio.ensure_future(memory.space("s").put("late", 1))
-        keys = [(await anext(feed)).key for _ in range(41)]
-        await writing
-        assert keys == [*(f"k{number}" for number in range(40)), "late"]
-        assert order.index("commit") < 5
-        assert order.count("look") > 20
+        readers = [await memory.changes(after=Context()) for _ in range(4)]
+        runtime.run_in_store = committing  # type: ignore[method-assign]
+        runtime.in_store = looking  # type: ignore[method-assign]
+
+        async def read(feed: feeds.Feed) -> list[str]:
+            return [(await anext(feed)).key for _ in range(30)]
+
+        async def write() -> None:
+            for number in range(20, 30):
+                await memory.space("s").put(f"k{number}", number)
+
+        *told, _ = await asyncio.gather(*map(read, readers), write())
+        assert told == [[f"k{number}" for number in range(30)]] * 4
+        assert order.count("look") >= 4 * 10
+        for at, what in enumerate(order):
+            before = order[:at]
+            if what == "look":
+                assert before.count("look") == before.count("seen")
+                assert before.count("commit") == before.count("landed")
 
     with_memory(fresh_url(), body)
 

@@ -225,8 +225,8 @@ def test_a_feed_that_falls_behind_is_told_and_goes_on_out_of_the_log(
             await connect(node.url) if remote else await Memory.open("memory:", tune_gc=False)
         )
         feed = await memory.changes(("flood",), limit_batches=2)
-        # Nobody reads meanwhile: 20 MB of changes are more than all that lies between holds.
-        rounds = 40 if remote else 4
+        # Nobody reads meanwhile: 40 MB of changes are more than all that lies between holds.
+        rounds = 80 if remote else 4
         for number in range(rounds):
             async with memory.transaction() as opened:
                 keys = [f"{number}-{index}-{'k' * 1_000}" for index in range(500)]
