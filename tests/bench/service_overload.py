@@ -133,6 +133,8 @@ class Outcome:
     modest_ms: list[float] = field(default_factory=list)
     status_ms: list[float] = field(default_factory=list)
     peak_bytes: int = 0
+    held_up: int = 0
+    """How many flooding clients were not being read when time was over."""
     refusing: int = 0
     """How many statuses said that writes are refused for memory."""
 
@@ -147,6 +149,22 @@ class Outcome:
         """Count a refusal."""
         self.errors[answer[0]] += 1
         self.hints += type(answer[3].get("retry_after_ms")) is int
+
+
+async def _end(reading: asyncio.Future[None], outcome: Outcome) -> None:
+    """Stop to read; what ended it before is an error that was not asked for."""
+    reading.cancel()
+    await asyncio.wait({reading})
+    if not reading.cancelled() and (error := reading.exception()) is not None:
+        outcome.errors[repr(error)] += 1
+
+
+async def _pace(seconds: float) -> None:
+    """Let time pass between two looks."""
+    loop = asyncio.get_running_loop()
+    over = loop.create_future()
+    loop.call_later(seconds, over.set_result, None)
+    await over
 
 
 class _Flood:
@@ -169,12 +187,9 @@ class _Flood:
                 async with asyncio.timeout(max(0.01, end_s - time.monotonic())):
                     await wire.send([self._next() for _ in range(_FRAME_TRANSACTIONS)])
         except TimeoutError:
-            pass
+            self._outcome.held_up += 1
         finally:
-            reading.cancel()
-            await asyncio.wait({reading})
-        if not reading.cancelled() and reading.exception() is not None:
-            self._outcome.errors[repr(reading.exception())] += 1
+            await _end(reading, self._outcome)
 
     def _next(self) -> tuple[int, str, Any]:
         plan, number = self._plan, next(self._numbers)
@@ -213,14 +228,14 @@ class _Modest:
                 due_s = began_s + number * self._every_s
                 if due_s >= end_s:
                     return
-                await asyncio.sleep(max(0.0, due_s - time.monotonic()))
+                # It has read to the end if the node cut it off.
+                await asyncio.wait({reading}, timeout=max(0.0, due_s - time.monotonic()))
                 self._asked_s[number] = time.perf_counter()
                 outcome.modest_asked += 1
                 body = commit_of([f"modest-{number}"], (number, b""))
                 await wire.send([(number, "commit", body)])
         finally:
-            reading.cancel()
-            await asyncio.wait({reading})
+            await _end(reading, outcome)
 
     async def _read(self, wire: Wire) -> None:
         outcome = self._outcome
@@ -241,7 +256,7 @@ async def _operator(path: Path, outcome: Outcome, end_s: float) -> None:
         status = await ask(path, "status")
         outcome.status_ms.append(1_000 * (time.perf_counter() - asked_s))
         outcome.refusing += status["admission"]["writes_refused"]
-        await asyncio.sleep(0.1)
+        await _pace(0.1)
 
 
 def resident_bytes(pid: int) -> int:
@@ -256,7 +271,7 @@ async def _watch(pid: int, outcome: Outcome, end_s: float) -> None:
     """Watch the node's memory."""
     while time.monotonic() < end_s:
         outcome.peak_bytes = max(outcome.peak_bytes, resident_bytes(pid))
-        await asyncio.sleep(0.02)
+        await _pace(0.02)
 
 
 async def flood(path: Path, pid: int, plan: Plan) -> Outcome:
