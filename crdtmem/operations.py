@@ -227,10 +227,13 @@ def _run(step: tuple[Any, ...]) -> PutRun:
     require(run_of is not None, "a run of writes")
     assert run_of is not None
     require(type(packed_keys) is bytes and type(packed_values) is bytes, "a run of writes")
-    keys, values = unpack_keys(unpack(packed_keys)), unpack(packed_values)
+    column, values = unpack(packed_keys), unpack(packed_values)
+    keys = list(unpack_keys(column))
     require(type(values) is tuple and len(keys) == len(values) > 0, "a run of writes")
     run = run_of(decode_space(space), datatype)
-    run.keys, run.values = list(keys), list(values)
+    run.keys, run.values = keys, list(values)
+    if pack(column) == packed_keys:
+        run.take_packed(keys, packed_keys)
     return run
 
 

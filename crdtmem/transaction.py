@@ -112,7 +112,15 @@ class Operation:
 class PutRun:
     """Consecutive plain writes of one register datatype in one space."""
 
-    __slots__ = ("datatype", "keys", "packed_keys", "packed_values", "space", "values")
+    __slots__ = (
+        "_packed_count",
+        "datatype",
+        "keys",
+        "packed_keys",
+        "packed_values",
+        "space",
+        "values",
+    )
 
     def __init__(self, space: SpaceName, datatype: int) -> None:
         self.space = space
@@ -121,6 +129,14 @@ class PutRun:
         self.values: list[Any] = []
         self.packed_keys = b""
         self.packed_values = b""
+        # Of how many keys ``packed_keys`` is known to be the column. Keys are only ever added.
+        self._packed_count = 0
+
+    def take_packed(self, keys: list[str], packed_keys: bytes) -> None:
+        """Take keys that came as a column in its one encoding, to be sealed as they are."""
+        self.keys = keys
+        self.packed_keys = packed_keys
+        self._packed_count = len(keys)
 
     def seal(self, limits: Limits) -> int:
         """Check and pack both columns; returns their size in bytes."""
@@ -140,7 +156,8 @@ class PutRun:
         if set(map(type, keys)) != _STR_ONLY or "" in keys:
             for key in keys:
                 check_label(key, "key", limits.key_bytes)
-        self.packed_keys = pack_keys(keys)
+        if self._packed_count != len(keys):
+            self.packed_keys = pack_keys(keys)
         # No key takes more bytes than all of them.
         if len(self.packed_keys) > limits.key_bytes < 4 * len(max(keys, key=len)):
             for key in keys:

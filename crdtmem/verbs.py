@@ -142,13 +142,18 @@ class _MemoryVerbs:
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
+        self._written: Any = ("local", 10_000, None)
+        self._options = decode_write_options(self._written)
         # All transactions of one group commit have one context, which is flattened once.
         self._context: Context | None = None
         self._flat: Any = None
 
     def commit(self, request: Request, body: Any) -> None:
         written, sent = fields(body, 2, "commit")
-        options = decode_write_options(written)
+        if written != self._written:
+            # A client's options hardly ever differ from one commit to the next.
+            self._options, self._written = decode_write_options(written), written
+        options = self._options
         transaction = decode_transaction(sent)
         request.encode = self._encode_committed
         if options.durability == "local":

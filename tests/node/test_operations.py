@@ -13,18 +13,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crdtmem import errors, operations
+from crdtmem.batch import unpack_keys
 from crdtmem.causality import Context
 from crdtmem.changes import Change, Lagging, Part
+from crdtmem.codec import pack, unpack
 from crdtmem.control_frames import decode_body, encode_body
 from crdtmem.control_path import SocketPath
 from crdtmem.entries import Siblings, Stamp
-from crdtmem.errors import ConfigError, CrdtmemError, InvalidValue, MalformedFrame
+from crdtmem.errors import ConfigError, CrdtmemError, InvalidValue, LocalError, MalformedFrame
 from crdtmem.exporting import from_json, record_transaction, to_json
 from crdtmem.handles import Conflict, WriteOptions
 from crdtmem.limits import DEFAULT_LIMITS
+from crdtmem.operations import decode_transaction
 from crdtmem.reading import Reading
 from crdtmem.replica import Committed
-from crdtmem.transaction import Operation, Options, Transaction
+from crdtmem.transaction import Operation, Options, PutRun, Transaction
 
 WIDE = 1 << 64
 scalars = st.one_of(
@@ -248,3 +251,48 @@ def test_a_path_that_is_too_long_is_said(tmp_path: Path) -> None:
         SocketPath(str(tmp_path / ("x" * 120))).claim()
     with pytest.raises(ConfigError):
         SocketPath(str(tmp_path / "missing" / "s.sock")).claim()
+
+
+_KEYS = [f"key-{number}" for number in range(10)]
+_SHORTEST = pack(("key-", ("\0".join(key[4:] for key in _KEYS),)))
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        (_SHORTEST, _SHORTEST),
+        (pack(_KEYS), pack(_KEYS)),
+        # The same column, its array's header longer than need be.
+        (b"\xdc\x00\x02" + _SHORTEST[1:], _SHORTEST),
+    ],
+)
+def test_keys_that_came_packed_are_kept_so_only_in_their_one_encoding(
+    sent: bytes, kept: bytes
+) -> None:
+    step = (0, ("space",), 1, sent, pack(list(range(10))))
+    transaction = decode_transaction(("", 0, None, None, (step,))).seal(DEFAULT_LIMITS)
+    (run,) = transaction.steps
+    assert isinstance(run, PutRun)
+    assert (run.keys, run.packed_keys) == (_KEYS, kept)
+
+
+@pytest.mark.parametrize(
+    "column", [[""] * 10, ["k" * 2_000], ("k" * 1_000, ("\0".join("k" * 100 for _ in range(10)),))]
+)
+def test_keys_that_came_packed_are_held_to_the_limits(column: Any) -> None:
+    values = pack([1] * (1 if column == ["k" * 2_000] else 10))
+    step = (0, ("space",), 1, pack(column), values)
+    transaction = decode_transaction(("", 0, None, None, (step,)))
+    with pytest.raises(LocalError):
+        transaction.seal(DEFAULT_LIMITS)
+
+
+def test_a_run_that_grows_after_it_came_packed_is_packed_anew() -> None:
+    step = (0, ("space",), 1, _SHORTEST, pack(list(range(10))))
+    transaction = decode_transaction(("", 0, None, None, (step,)))
+    (run,) = transaction.steps
+    assert isinstance(run, PutRun)
+    run.keys.append("other")
+    run.values.append(11)
+    transaction.seal(DEFAULT_LIMITS)
+    assert list(unpack_keys(unpack(run.packed_keys))) == [*_KEYS, "other"]
