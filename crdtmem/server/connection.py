@@ -57,6 +57,8 @@ class Connection(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin; refuse a client too many."""
         super().connection_made(transport)
+        # Who connects has something to ask: silence is no different from a head that trickles.
+        self.begun_s = self._loop.time()
         manager = self._manager
         assert isinstance(manager, Connections)
         if len(manager.connections) > manager.most_connections:

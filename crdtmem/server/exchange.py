@@ -29,8 +29,8 @@ from pydantic import ValidationError
 from crdtmem.asking import Handler
 from crdtmem.causality import Context
 from crdtmem.errors import InvalidToken, InvalidValue, LimitExceeded
-from crdtmem.exporting import from_json
 from crdtmem.handles import WriteOptions
+from crdtmem.operations import decode_context, encode_context
 from crdtmem.server.negotiation import (
     JSON,
     MSGPACK,
@@ -38,6 +38,7 @@ from crdtmem.server.negotiation import (
     encode,
     is_json_body,
     prefers_msgpack,
+    value_of_json,
 )
 from crdtmem.server.problems import Refusal
 from crdtmem.server.question import ask
@@ -76,7 +77,7 @@ class Exchange:
         self.request = request
         self.target = found
         self.route: Route = found.route
-        self.plain: Callable[[Any], Any] = from_json
+        self.plain: Callable[[Any], Any] = value_of_json
 
     # ------------------------------------------------------------------ what was asked
 
@@ -228,6 +229,14 @@ class Exchange:
 
         await self.ask(verb, body, take)
         return found
+
+    async def joined(self) -> str:
+        """Wait for ``X-Context``, if it was sent; return the token of what has been joined."""
+        at_least = self.at_least()
+        if at_least is not None:
+            await self.ask("wait", (encode_context(at_least), self.timeout_ms()))
+        found = await self.ask("context", ())
+        return str(found if isinstance(found, Context) else decode_context(found))
 
     @property
     def msgpack(self) -> bool:

@@ -156,6 +156,8 @@ class HttpFace:
         if self._connections is not None:
             connections, self._connections = self._connections, None
             connections.rest()
+            # Those that rest between two requests have nothing to be waited for.
+            connections.pre_shutdown()
             await connections.shutdown(timeout_s)
         if self._server is not None:
             await self._server.wait_closed()

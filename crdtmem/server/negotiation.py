@@ -16,14 +16,24 @@ machine unasked, but neither JSON nor MessagePack.
 from __future__ import annotations
 
 import json
+import math
 from functools import lru_cache
 from typing import Any, Final
 
 from crdtmem.control_frames import decode_body, encode_body
-from crdtmem.exporting import to_json
+from crdtmem.errors import InvalidValue
+from crdtmem.exporting import from_json, to_json
 from crdtmem.server.problems import Refusal
 
-__all__ = ["JSON", "MSGPACK", "decode_msgpack", "encode", "is_json_body", "prefers_msgpack"]
+__all__ = [
+    "JSON",
+    "MSGPACK",
+    "decode_msgpack",
+    "encode",
+    "is_json_body",
+    "prefers_msgpack",
+    "value_of_json",
+]
 
 JSON: Final = "application/json"
 MSGPACK: Final = "application/msgpack"
@@ -41,6 +51,28 @@ def encode(plain: Any, *, msgpack: bool = False) -> bytes:
         return encode_body(plain)
     # Stored text is valid; what an error quotes may not be.
     return _write_json(to_json(plain)).encode("utf-8", "backslashreplace")
+
+
+def value_of_json(value: Any) -> Any:
+    """Return the value that JSON means; raises ``InvalidValue``."""
+    _require_finite(value)
+    return from_json(value)
+
+
+def _require_finite(value: Any) -> None:
+    kind = type(value)
+    if kind is float:
+        # JSON has no such number: it was written 1e999, or as what only some readers accept.
+        if not math.isfinite(value):
+            raise InvalidValue(
+                "a number beyond what a float holds", hint='write {"$float": "inf"} if it is meant'
+            )
+    elif kind is list:
+        for item in value:
+            _require_finite(item)
+    elif kind is dict:
+        for item in value.values():
+            _require_finite(item)
 
 
 def decode_msgpack(data: bytes) -> Any:

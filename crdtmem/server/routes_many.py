@@ -17,7 +17,7 @@ from crdtmem.causality import Context
 from crdtmem.crdt import DATATYPES
 from crdtmem.errors import InvalidToken
 from crdtmem.exporting import to_json
-from crdtmem.operations import decode_context, encode_context
+from crdtmem.operations import encode_context
 from crdtmem.policy import DEFAULT_POLICY, SYSTEM_SPACE, Policy, policy_key
 from crdtmem.reading import Reading
 from crdtmem.server.answers import (
@@ -28,7 +28,7 @@ from crdtmem.server.answers import (
     Reads,
     Written,
 )
-from crdtmem.server.exchange import HEADERS, Exchange
+from crdtmem.server.exchange import CONTEXT, HEADERS, Exchange
 from crdtmem.server.operations import STEPS, Body, Labels
 from crdtmem.server.routes_values import (
     READ_HEADERS,
@@ -140,7 +140,8 @@ def _space(text: str | None) -> SpaceName | None:
 
 async def _list_spaces(exchange: Exchange) -> web.StreamResponse:
     """Name the spaces that hold anything."""
-    return exchange.reply({"spaces": await exchange.ask("spaces", ())})
+    context = await exchange.joined()
+    return exchange.reply({"spaces": await exchange.ask("spaces", ())}, context=context)
 
 
 async def _read_policy(exchange: Exchange) -> web.StreamResponse:
@@ -182,29 +183,21 @@ async def _transact(exchange: Exchange) -> web.StreamResponse:
 async def _read_many(exchange: Exchange) -> web.StreamResponse:
     """Read several keys at one moment."""
     body: ReadMany = await exchange.body()
-    at_least = exchange.at_least()
-    if at_least is not None:
-        await exchange.ask("wait", (encode_context(at_least), exchange.timeout_ms()))
     # From here on nothing is waited for: all readings are of one state.
-    context: Any = await exchange.ask("context", ())
+    context = await exchange.joined()
     readings = []
     for one in body.reads:
         code = DATATYPES[one.datatype].code
         reading = await exchange.ask("read", (tuple(one.space), code, one.key, None, 0))
         readings.append(reading_value(reading, siblings=body.siblings))
-    token = _token(context)
-    return exchange.reply({"context": token, "readings": readings}, context=token)
-
-
-def _token(flat: Any) -> str:
-    """Return the token of a context, as an object or as its flat vector."""
-    return str(flat if isinstance(flat, Context) else decode_context(flat))
+    return exchange.reply({"context": context, "readings": readings}, context=context)
 
 
 async def _list_conflicts(exchange: Exchange) -> web.StreamResponse:
     """Return a page of the places that hold concurrent values; all of one key are on one."""
     page = exchange.query()
     after = position_of(page.cursor, tuple)
+    context = await exchange.joined()
     found = await exchange.gather("conflicts", (_space(page.space),))
     rows = [dict(zip(_CONFLICT_FIELDS, row, strict=True)) for row in found]
     if after is not None:
@@ -216,7 +209,7 @@ async def _list_conflicts(exchange: Exchange) -> web.StreamResponse:
     while 0 < end < len(rows) and _place(rows[end]) == _place(rows[end - 1]):
         end += 1
     cursor = cursor_of(_place(rows[end - 1])) if end < len(rows) else None
-    return exchange.reply({"conflicts": rows[:end], "cursor": cursor})
+    return exchange.reply({"conflicts": rows[:end], "cursor": cursor}, context=context)
 
 
 def _place(conflict: dict[str, Any]) -> tuple[Any, ...]:
@@ -228,11 +221,10 @@ def _place(conflict: dict[str, Any]) -> tuple[Any, ...]:
 async def _read_context(exchange: Exchange) -> web.StreamResponse:
     """Tell what the node has joined, once it has joined what was asked for."""
     query = exchange.query()
-    if query.at_least is None:
-        token = _token(await exchange.ask("context", ()))
-    else:
-        wanted = Context.parse(query.at_least)
-        token = _token(await exchange.ask("wait", (encode_context(wanted), query.timeout_ms)))
+    if query.at_least is not None:
+        wanted = encode_context(Context.parse(query.at_least))
+        await exchange.ask("wait", (wanted, query.timeout_ms))
+    token = await exchange.joined()
     return exchange.reply({"context": token}, context=token)
 
 
@@ -245,7 +237,8 @@ async def _export(exchange: Exchange) -> web.StreamResponse:
     What goes wrong on the way cuts the answer short, so that nobody takes a part for all.
     """
     space = _space(exchange.query().space)
-    answer = web.StreamResponse(headers={**HEADERS, "Content-Type": NDJSON})
+    context = await exchange.joined()
+    answer = web.StreamResponse(headers={**HEADERS, "Content-Type": NDJSON, CONTEXT: context})
 
     async def write(records: list[dict[str, Any]]) -> None:
         if not answer.prepared:
@@ -268,7 +261,7 @@ async def _export(exchange: Exchange) -> web.StreamResponse:
 ROUTES: Final = (
     Route(
         "GET", "/v1/spaces", "list_spaces", "List the spaces that hold anything.", _list_spaces,
-        tag="spaces", answer=Names,
+        tag="spaces", answer=Names, headers=READ_HEADERS, refusals=READ_REFUSALS,
     ),
     Route(
         "GET", "/v1/spaces/{space}/policy", "read_policy", "Read a space's policy.", _read_policy,
@@ -276,7 +269,7 @@ ROUTES: Final = (
     ),
     Route(
         "PUT", "/v1/spaces/{space}/policy", "put_policy", "Replace a space's policy.", _put_policy,
-        tag="spaces", answer=Written, body=PutPolicy, body_required=False,
+        tag="spaces", answer=Written, body=PutPolicy,
         headers=WRITE_HEADERS, refusals=WRITE_REFUSALS,
     ),
     Route(
@@ -289,15 +282,16 @@ ROUTES: Final = (
     ),
     Route(
         "GET", "/v1/conflicts", "list_conflicts", "List what holds concurrent values.",
-        _list_conflicts, tag="many", answer=Conflicts, query=ConflictsQuery,
+        _list_conflicts, tag="many", answer=Conflicts, query=ConflictsQuery, headers=READ_HEADERS,
+        refusals=READ_REFUSALS,
     ),
     Route(
         "GET", "/v1/context", "read_context", "Tell, or wait for, what the node has joined.",
         _read_context, tag="many", answer=ContextAnswer, query=ContextQuery,
-        refusals=READ_REFUSALS,
+        headers=READ_HEADERS, refusals=READ_REFUSALS,
     ),
     Route(
         "GET", "/v1/export", "export", "Stream a record per live entry.", _export,
-        tag="many", query=SpaceQuery, media=NDJSON,
+        tag="many", query=SpaceQuery, media=NDJSON, headers=READ_HEADERS, refusals=READ_REFUSALS,
     ),
 )  # fmt: skip

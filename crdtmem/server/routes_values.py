@@ -149,11 +149,13 @@ async def _list_keys(exchange: Exchange) -> web.StreamResponse:
     page = exchange.query()
     after = position_of(page.cursor, str)
     code = DATATYPES[exchange.route.datatype].code
+    context = await exchange.joined()
     # One more than asked for tells whether there is another page.
     keys = await exchange.gather("keys", (exchange.space, code, after or "", page.limit + 1))
     more = len(keys) > page.limit
     keys = keys[: page.limit]
-    return exchange.reply({"keys": keys, "cursor": cursor_of(keys[-1]) if more else None})
+    cursor = cursor_of(keys[-1]) if more else None
+    return exchange.reply({"keys": keys, "cursor": cursor}, context=context)
 
 
 # ------------------------------------------------------------------ writing
@@ -246,7 +248,7 @@ def _routes_of(datatype: str) -> list[Route]:
     routes = [
         Route(
             "GET", keys, f"list_{datatype}", f"List the keys of a space's {datatype}s.", _list_keys,
-            answer=Keys, query=PageQuery, **shared,
+            answer=Keys, query=PageQuery, headers=READ_HEADERS, refusals=READ_REFUSALS, **shared,
         ),
         Route(
             "GET", path, f"read_{datatype}", f"Read a {datatype}.", _read_key,

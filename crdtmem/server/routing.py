@@ -69,6 +69,11 @@ class Route:
     reader: TypeAdapter[Any] | None = field(init=False, default=None)
     """The compiled validator of the body."""
 
+    @property
+    def streams(self) -> bool:
+        """Whether its answer is written in parts, and has no end that is known."""
+        return self.media not in ("", "application/json", "text/html")
+
     def __post_init__(self) -> None:
         if self.body is not None:
             object.__setattr__(self, "reader", TypeAdapter(self.body))
@@ -120,7 +125,7 @@ class Router:
                 hint="see /openapi.json or /docs; a datatype is one of those named there",
             )
         route = methods.get(method)
-        if route is None and method == "HEAD" and "GET" in methods and not methods["GET"].media:
+        if route is None and method == "HEAD" and "GET" in methods and not methods["GET"].streams:
             route = methods["GET"]
         if route is None:
             allowed = ", ".join(sorted(methods))

@@ -6,6 +6,7 @@ import asyncio
 import json
 from pathlib import Path
 
+from crdtmem.causality import Context
 from tests.server.serving import Served, run
 from tests.waiting import eventually
 
@@ -79,6 +80,8 @@ def test_a_body_that_comes_in_pieces_is_put_together(tmp_path: Path) -> None:
 def test_an_idle_connection_is_closed_and_a_waiting_one_is_not(tmp_path: Path) -> None:
     async def scene(served: Served) -> None:
         idle = await served.wire()
+        idle.send(f"GET {_CITY} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        assert (await idle.answer())[0] == 200
         waiting = asyncio.ensure_future(
             served.ask("GET", f"{_CITY}", headers={"X-Context": _ahead(served)})
         )
@@ -93,8 +96,6 @@ def test_an_idle_connection_is_closed_and_a_waiting_one_is_not(tmp_path: Path) -
 
 
 def _ahead(served: Served) -> str:
-    from crdtmem.causality import Context
-
     vector = dict(served.node.memory.engine.replica.context.vector)
     mine = served.node.memory.replica_id
     return str(Context({**vector, mine: vector[mine] + 1}))
@@ -138,6 +139,33 @@ def test_a_client_too_many_is_told_to_come_back(tmp_path: Path) -> None:
             await wire.close()
 
     run(tmp_path, scene, http__connections=2)
+
+
+def test_a_client_that_says_nothing_is_cut_off(tmp_path: Path) -> None:
+    async def scene(served: Served) -> None:
+        wire = await served.wire()
+        status, _, body = await wire.answer()
+        assert (status, json.loads(body)["code"]) == (408, "request_timeout")
+        await wire.close()
+
+    run(tmp_path, scene, http__receive_ms=200)
+
+
+def test_a_stop_does_not_wait_for_connections_that_rest(tmp_path: Path) -> None:
+    async def scene(served: Served) -> None:
+        wires = [await served.wire() for _ in range(3)]
+        for wire in wires:
+            wire.send(f"GET {_CITY} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            assert (await wire.answer())[0] == 200
+        loop = asyncio.get_running_loop()
+        begun_s = loop.time()
+        await served.face.close(timeout_s=30)
+        assert loop.time() - begun_s < 10
+        for wire in wires:
+            assert await wire.rest() == b""
+            await wire.close()
+
+    run(tmp_path, scene)
 
 
 def test_a_client_that_leaves_ends_what_only_waits(tmp_path: Path) -> None:

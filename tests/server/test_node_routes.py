@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
+from crdtmem.server import exchange, feed, routes_many, routes_node, routes_values
 from crdtmem.store import open_store
 from tests.server.serving import Served, run
 
@@ -59,5 +61,18 @@ def test_stop_and_leave_end_the_node(tmp_path: Path) -> None:
         assert not served.node.stopping.is_set()
         assert await served.good("POST", "/v1/admin/stop") == {"accepted": True}
         assert served.node.stopping.is_set()
+
+    run(tmp_path, scene)
+
+
+def test_every_verb_can_be_asked(tmp_path: Path) -> None:
+    modules = (exchange, feed, routes_many, routes_node, routes_values)
+    source = "\n".join(map(inspect.getsource, modules))
+
+    async def scene(served: Served) -> None:
+        # ``get`` is the quick form of reads, for those who pipeline.
+        verbs = set(served.face.handlers) - {"get"}
+        assert verbs
+        assert {verb for verb in verbs if f'"{verb}", ' not in source} == set()
 
     run(tmp_path, scene)

@@ -342,5 +342,8 @@ def test_head_answers_as_get_without_a_body(tmp_path: Path) -> None:
         head = await served.ask("HEAD", path)
         assert head.status == 200
         assert "x-context" in head.headers
+        assert head.value == b""
+        for other in ("/docs", "/openapi.json", "/v1/status"):
+            assert (await served.ask("HEAD", other)).status == 200
 
     run(tmp_path, scene)
