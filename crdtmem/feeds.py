@@ -50,7 +50,7 @@ from crdtmem.changes import (
     count_changes,
 )
 from crdtmem.crdt import NESTED
-from crdtmem.errors import Closed, HistoryGap
+from crdtmem.errors import Closed, HistoryGap, LimitExceeded
 from crdtmem.runtime import Runtime
 from crdtmem.store import LogRecord, Store
 from crdtmem.store.base import KIND_BATCH
@@ -69,6 +69,7 @@ _QUIET_BATCHES: Final = 1_000
 _SLICE_RECORDS: Final = 100
 _SLICE_BYTES: Final = 256 * 1024
 _PROBES: Final = 64
+_CURSOR_REPLICAS: Final = 10_000
 _HINT: Final = "read the state again, then open a feed after details['resume']"
 
 
@@ -176,9 +177,17 @@ class Feed(ChangeReader):
         runtime.subscriptions.append(self._queue)
 
     async def begin(self) -> None:
-        """Find out whether the feed can go on from its cursor; raises ``HistoryGap``."""
+        """Find out whether the feed can go on from its cursor.
+
+        Raises ``HistoryGap``, and ``LimitExceeded`` for a cursor that no node has given out.
+        """
         if self._live:
             return
+        if len(self._vector) > _CURSOR_REPLICAS:
+            raise LimitExceeded(
+                f"a cursor of {len(self._vector)} replicas, the limit is {_CURSOR_REPLICAS}",
+                hint="pass a cursor as a feed gave it out",
+            )
         ends = self._runtime.engine.replica.inbox.ends
         cut = {
             replica: ends[replica]

@@ -201,10 +201,10 @@ class Runtime(Executor):
 
     @asynccontextmanager
     async def aside(self) -> AsyncIterator[None]:
-        """Do a piece of work that can wait: one at a time, and not while a flight is out.
+        """Do a piece of work that can wait: one at a time, and after the flight that is out.
 
         However many ask, a commit then waits for one piece at most, be it on the loop or on
-        the store's thread; and each of them still gets its turn between two commits.
+        the store's thread; and each of them still gets its turn, one per commit.
         """
         async with self._aside:
             await asyncio.sleep(0)

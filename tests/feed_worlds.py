@@ -101,14 +101,15 @@ class World:
         self.users: set[int] = set()
         self._written = 0
         memory.runtime.subscriptions.append(_Heard(self))
-        # What it wrote to found its cluster: who joins anything of it joins that first.
-        records = memory.runtime.store.replay(after_ordinal=0)
-        self.note([decode_batch(record.data, known_fields=NESTED) for record in records])
 
     @classmethod
-    async def open(cls) -> World:
-        url = fresh_url()
-        return cls(await opened(url), url)
+    async def open(cls, url: str = "") -> World:
+        """Begin a world, on a disk of its own."""
+        url = url or fresh_url()
+        world = cls(await opened(url), url)
+        # What it wrote to found its cluster: who joins anything of it joins that first.
+        world.note([decode_batch(data, known_fields=NESTED) for *_, data in await world.held()])
+        return world
 
     def note(self, batches: list[Batch]) -> None:
         """Remember batches, and which of their dots a reader must be told."""
@@ -185,11 +186,12 @@ class World:
         self.memory = await opened(self.url)
         self.memory.runtime.subscriptions.append(_Heard(self))
 
-    def held(self) -> list[tuple[int, int, int]]:
-        """Return the batches that the log holds: replica, first and last sequence."""
-        records = self.memory.runtime.store.replay(after_ordinal=0)
+    async def held(self) -> list[tuple[int, int, int, bytes]]:
+        """Return the batches that the log holds: replica, first and last sequence, bytes."""
+        runtime = self.memory.runtime
+        records = await runtime.in_store(lambda: list(runtime.store.replay(after_ordinal=0)))
         return [
-            (record.replica, record.first_sequence, record.last_sequence)
+            (record.replica, record.first_sequence, record.last_sequence, record.data)
             for record in records
             if record.kind == KIND_BATCH
         ]
@@ -252,7 +254,7 @@ class Reader:
             assert vector.covers(dot) == self._covers(dot), "a cursor that covers something else"
         self.cursors.append(part.cursor)
 
-    def _check_gap(self, gap: HistoryGap, cursor: Context) -> Context:
+    async def _check_gap(self, gap: HistoryGap, cursor: Context) -> Context:
         resume = Context.parse(gap.details["resume"])
         spans = gap.details["missing"]
         assert spans
@@ -268,10 +270,11 @@ class Reader:
         assert self.world.published.dominates({replica: last for replica, _, last in spans}), (
             "a gap in what was not even published"
         )
+        held = await self.world.held()
         for replica, first, last in spans:
             assert not [
                 record
-                for record in self.world.held()
+                for record in held
                 if record[0] == replica and record[1] <= last and record[2] >= first
             ], "a gap where something is held"
         self.gaps.append(gap)
@@ -294,7 +297,7 @@ class Reader:
                     after=cursor, limit_batches=self.limit_batches
                 )
             except HistoryGap as gap:
-                cursor = self._check_gap(gap, cursor)
+                cursor = await self._check_gap(gap, cursor)
             else:
                 assert self.feed.cursor == cursor
                 return
@@ -350,7 +353,7 @@ class Reader:
         except StoreFailed:
             return
         except HistoryGap as gap:
-            resume = self._check_gap(gap, cursor)
+            resume = await self._check_gap(gap, cursor)
             await self.connect(resume)
             return
         if isinstance(part, Lagging):
@@ -442,9 +445,9 @@ STEPS: dict[str, _Step] = {
 }
 
 
-async def play(limit_batches: int, steps: list[tuple[str, int]]) -> Reader:
+async def play(limit_batches: int, steps: list[tuple[str, int]], url: str = "") -> Reader:
     """Play a story with one reader, then let it read all; return it."""
-    world = await World.open()
+    world = await World.open(url)
     reader = Reader(world, limit_batches)
     try:
         await reader.connect(reader.cursors[0])
