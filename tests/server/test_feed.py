@@ -109,7 +109,7 @@ def test_a_slow_reader_is_told_and_misses_nothing(tmp_path: Path) -> None:
             events = events_of(answer.content)
             await anext(events)
             # More than the two sockets between here and there take.
-            while written < 100_000:
+            while written < 60_000:
                 async with served.node.memory.transaction() as transaction:
                     names = (f"key {number:06}" for number in range(written, written + 10_000))
                     transaction.put_many(("team",), dict.fromkeys(names, 0))
