@@ -25,6 +25,11 @@ completed of late. Answers in many parts (feeds, exports) are not held against t
 budget, since they last for ever and hold only what their reader has not read, but their
 number is bounded, per client and for all.
 
+*Pace.* Whatever is taken in waits behind all that was taken in before, so a budget that a
+quick machine empties in a moment is seconds on a slow one. Of operations no more is taken in
+than is completed in a quarter of a second, but always an eighth of what is allowed: enough
+for commits to share their syncs, and no longer for anybody to wait than that.
+
 *Answers that are not read* are held too, but in a pool of their own, so that a slow reader
 takes nobody's share: when they are more than ``unread_bytes``, those who have read nothing
 since the last measurement are cut off, whoever left most first.
@@ -65,6 +70,8 @@ _LOOKED_AT: Final = 8
 _LENT_AT_ONCE: Final = 64
 """Operations that are lent to one client before others are asked."""
 
+_STANDING_US: Final = 250_000
+_LEAST_PART: Final = 8
 _SMOOTHING_US: Final = 1_000_000
 _RETRY_UNKNOWN_MS: Final = 200
 _RETRY_LEAST_MS: Final = 10
@@ -104,6 +111,8 @@ class Admission:
     def __init__(self, bounds: Bounds) -> None:
         self.bounds = bounds
         self.operations = 0
+        self.operations_budget = bounds.in_flight_operations
+        """How many may be held now: see *Pace*."""
         self.size_bytes = 0
         self.streams = 0
         self.refused = 0
@@ -157,7 +166,9 @@ class Admission:
             passed_us = now_us - self._sampled_us
             # What is older than a second hardly counts.
             weight = min(1.0, passed_us / _SMOOTHING_US)
-            self._rate += weight * (self._completed * 1e6 / passed_us - self._rate)
+            rate = self._completed * 1e6 / passed_us
+            self._rate += weight * (rate - self._rate)
+            self._set_pace(max(rate, self._rate))
             self._rate_bytes += weight * (
                 self._completed_bytes * 1e6 / passed_us - self._rate_bytes
             )
@@ -165,6 +176,12 @@ class Admission:
         self._completed = self._completed_bytes = 0
         if self._unread:
             self._cut_off()
+
+    def _set_pace(self, rate: float) -> None:
+        """Take in no more than will be completed soon, at the pace of late."""
+        most = self.bounds.in_flight_operations
+        least = max(1, most // _LEAST_PART)
+        self.operations_budget = max(least, min(most, int(rate * _STANDING_US / 1e6)))
 
     def _cut_off(self) -> None:
         """Measure what is unread; beyond the bound, cut off those who have read nothing since."""
@@ -215,7 +232,7 @@ class Admission:
         bounds = self.bounds
         return {
             "operations": self.operations,
-            "operations_budget": bounds.in_flight_operations,
+            "operations_budget": self.operations_budget,
             "bytes": self.size_bytes,
             "bytes_budget": bounds.in_flight_bytes,
             "clients": self._active,
@@ -235,7 +252,7 @@ class Admission:
         """Tell whether the budget is not spent, and would not be by so many bytes more."""
         bounds = self.bounds
         return (
-            self.operations < bounds.in_flight_operations
+            self.operations < self.operations_budget
             and self.size_bytes + size_bytes <= bounds.in_flight_bytes
         )
 
@@ -313,12 +330,12 @@ class Share:
         clients = admission._active + (not self._active)
         own, held = self.size_bytes + size_bytes, admission.size_bytes + size_bytes
         return (
-            admission.operations < _HARD * bounds.in_flight_operations
+            admission.operations < _HARD * admission.operations_budget
             and held <= _HARD * bounds.in_flight_bytes
             # However many share, one operation and one frame are within each share.
             and (
                 not self.operations
-                or (self.operations + 1) * clients <= bounds.in_flight_operations
+                or (self.operations + 1) * clients <= admission.operations_budget
             )
             and (not self.size_bytes or own * clients <= bounds.in_flight_bytes)
         )
@@ -326,7 +343,7 @@ class Share:
     def grant(self) -> int:
         """Return how many operations more may be taken in before asking again."""
         admission = self._admission
-        budget = admission.bounds.in_flight_operations
+        budget = admission.operations_budget
         clients = admission._active + (not self._active)
         left = min(budget // clients - self.operations, _HARD * budget - admission.operations)
         if self._turn or not (admission._waiting or admission._turns):

@@ -85,8 +85,8 @@ class Admission(Section):
         8_192,
         ge=1,
         description="Requests of all clients that may be unanswered before those above their "
-        "fair share wait; newcomers may take it to twice as many. More raises throughput with "
-        "very many clients, and how long each request waits under load.",
+        "fair share wait; newcomers may take it to twice as many. Fewer, down to an eighth, where "
+        "they take more than a quarter of a second. Less saves memory with very many clients.",
     )
     in_flight_bytes: int = Field(
         32 * _MIB,

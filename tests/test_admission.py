@@ -229,8 +229,24 @@ def test_an_asker_beyond_the_budget_is_told_when_to_come_back() -> None:
     assert refused.value.details["retry_after_ms"] == 250
     assert refused.value.hint
     assert admission.status()["refused"] == 1
-    share.release(1)
+    for _ in range(6):
+        share.release(1)
     share.ask(1)
+
+
+def test_what_is_taken_in_is_what_is_completed_in_a_quarter_of_a_second() -> None:
+    admission = Admission(BUDGET)
+    share = admission.share()
+    admission.sample(0, 0)
+    budgets = []
+    for second, done in enumerate((200, 40, 1_000_000, 0), start=1):
+        share.hold(5, 5, done)
+        admission.sample(second * 1_000_000, 0)
+        budgets.append(admission.operations_budget)
+    # Never below an eighth, never above the setting.
+    assert budgets == [50, 12, 100, 12]
+    # Five of the twelve are held.
+    assert StreamClient(admission).take() == 7
 
 
 def test_a_pause_is_told_also_before_anything_was_completed_and_is_bounded() -> None:
