@@ -90,6 +90,7 @@ class Bounds:
     streams: int = 1_024
     streams_per_client: int = 64
     memory_bytes: int = 0
+    receive_ms: int = 30_000
 
 
 class Client(Protocol):

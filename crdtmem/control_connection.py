@@ -104,6 +104,7 @@ class Connection:
         self._wanted_bytes = 0
         self._reserved_bytes = 0
         self._handled_bytes = 0
+        self._frame_due_s = 0.0
         self._done = 0
         self._done_bytes = 0
         self._lacks_room = False
@@ -298,6 +299,7 @@ class Connection:
             self._handled_bytes = size
         self._payload = None
         self._reserved_bytes = 0
+        self._frame_due_s = 0.0
         return payload
 
     def _has_room_for(self, size_bytes: int) -> bool:
@@ -430,10 +432,18 @@ class Connection:
         for task in list(self._tasks.values()):
             task.cancel()
 
-    def check(self) -> None:
-        """End the connection if its client has left while it was not read."""
-        if self._paused and not self.lost and self._carrier.is_gone():
-            self.abort()
+    def check(self, now_s: float) -> None:
+        """End a connection whose client left while it was not read, or sends a frame for ever."""
+        if self.lost:
+            return
+        if self._paused or not self._reserved_bytes:
+            self._frame_due_s = 0.0
+            if self._paused and self._carrier.is_gone():
+                self.abort()
+        elif not self._frame_due_s:
+            self._frame_due_s = now_s + self._service.admission.bounds.receive_ms / 1_000
+        elif now_s > self._frame_due_s:
+            self.cut_off(f"a frame of {self._reserved_bytes} bytes did not arrive in time")
 
     def abort(self) -> None:
         """Close at once."""

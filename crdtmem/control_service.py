@@ -60,9 +60,10 @@ class ControlService:
             self._deserted.set()
 
     def sweep(self) -> None:
-        """Look for clients that have left, and let go of what they hold: now and then."""
+        """Look for clients that have left or stall, and end them: called now and then."""
+        now_s = asyncio.get_running_loop().time()
         for connection in list(self.connections):
-            connection.check()
+            connection.check(now_s)
 
     def end_connections(self) -> None:
         """Close every connection, once its queued answers are written; clients come back."""

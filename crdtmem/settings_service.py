@@ -112,6 +112,13 @@ class Admission(Section):
         description="How many of them one connection may have open. Less keeps one client from "
         "taking all.",
     )
+    receive_ms: int = Field(
+        30_000,
+        ge=100,
+        le=_DAY_MS,
+        description="How long a frame of more than 64 KiB may take to arrive over the control "
+        "socket, once it has found room. Less frees what silent clients hold sooner.",
+    )
     memory_bytes: int = Field(
         0,
         ge=0,

@@ -147,6 +147,21 @@ def test_large_frames_that_never_end_hold_no_more_than_the_budget(tmp_path: Path
         wait_until(lambda: admission_of(node)["bytes"] < MIB, "room given back")
 
 
+def test_a_large_frame_that_never_ends_gives_its_room_back_in_time(tmp_path: Path) -> None:
+    with (
+        a_node(tmp_path, "--set=admission.receive_ms=300") as node,
+        RawConnection(node.socket) as slow,
+        RawConnection(node.socket) as small,
+    ):
+        slow.send((4 * MIB).to_bytes(4, "big") + bytes(MIB))
+        # A small one may take its time: it holds next to nothing.
+        small.send((1_000).to_bytes(4, "big") + bytes(10))
+        wait_until(lambda: "did not arrive in time" in node.log(), "client cut off")
+        assert slow.is_closed()
+        assert admission_of(node)["bytes"] < MIB
+        assert node.log().count("cut off") == 1
+
+
 def test_all_large_frames_get_through_in_the_end(tmp_path: Path) -> None:
     """More are begun at once than the budget holds: each has to wait for those before it."""
     keys = [f"k{number}" for number in range(3)]
