@@ -38,7 +38,14 @@ from crdtmem.client_feed import ClientFeed
 from crdtmem.client_nodes import Nodes, Pauses
 from crdtmem.client_stream import Stream
 from crdtmem.codec import thaw
-from crdtmem.errors import Closed, MalformedFrame, Overloaded, Unreachable
+from crdtmem.errors import (
+    Closed,
+    Defect,
+    MalformedFrame,
+    Overloaded,
+    ReplicaHalted,
+    Unreachable,
+)
 from crdtmem.handles import Conflict, WriteOptions
 from crdtmem.limits import Limits
 from crdtmem.operations import (
@@ -162,7 +169,7 @@ class Client(MemoryFace):
         loop = asyncio.get_running_loop()
         nodes = self.nodes
         deadline_s = loop.time() + (wait_ms + self._timeout_ms) / 1_000
-        pauses: Pauses | None = None
+        pauses = Pauses(deadline_s)
         while True:
             # What the node may take over an answer is not what it may take to be found.
             stream = await nodes.live(min(deadline_s, loop.time() + self._timeout_ms / 1_000))
@@ -178,11 +185,16 @@ class Client(MemoryFace):
                 if nodes.closed or not (self.retry and again):
                     raise
                 await nodes.leave(stream, deadline_s)
+            except (Defect, ReplicaHalted) as error:
+                # This node writes no more, and hears of nothing new; another one does.
+                if not (self.retry and again and nodes.are_several):
+                    raise
+                await pauses.after(error)
+                await nodes.leave(stream, deadline_s)
             except Overloaded as error:
                 # Nothing was taken. Without a hint it is the caller who has to ask for less.
                 if not self.retry or "retry_after_ms" not in error.details:
                     raise
-                pauses = pauses or Pauses(deadline_s)
                 await pauses.after(error)
 
     def _left_ms(self, wait_ms: int, deadline_s: float) -> int:

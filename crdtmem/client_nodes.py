@@ -35,7 +35,15 @@ from crdtmem.causality import Context, VersionVector
 from crdtmem.client_address import Address
 from crdtmem.client_stream import Stream, anew
 from crdtmem.client_transport import open_stream
-from crdtmem.errors import Closed, CrdtmemError, MalformedFrame, NotCovered, Overloaded, Unreachable
+from crdtmem.errors import (
+    Closed,
+    ConfigError,
+    CrdtmemError,
+    MalformedFrame,
+    NotCovered,
+    Overloaded,
+    Unreachable,
+)
 from crdtmem.limits import Limits
 from crdtmem.operations import decode_context, encode_context
 
@@ -80,6 +88,8 @@ class Nodes:
     """One client's nodes. ``timeout_ms`` bounds a search among them."""
 
     def __init__(self, addresses: Sequence[Address], *, timeout_ms: int, seen: Context) -> None:
+        if timeout_ms < 1:
+            raise ConfigError("a client's time-out is at least 1 ms", hint="leave it out: 10 s")
         self.addresses = addresses
         self.timeout_ms = timeout_ms
         self.seen = seen.vector.copy()
@@ -96,8 +106,9 @@ class Nodes:
         count = len(addresses)
         self._cover_ms = max(_LEAST_SHARE_MS, timeout_ms // (count + 1))
         self._open_ms = timeout_ms if count == 1 else self._cover_ms
-        # A silent node is given up only where there is another one.
-        self._patience_ms = None if count == 1 else max(_LEAST_PATIENCE_MS, self._cover_ms)
+        # Where there is no other node, a silent one is only connected to again: no hurry.
+        patience_ms = 3 * timeout_ms if count == 1 else self._cover_ms
+        self._patience_ms = max(_LEAST_PATIENCE_MS, patience_ms)
 
     async def open(self) -> None:
         """Make the first connection; raises at once where no node can be used."""
@@ -112,6 +123,11 @@ class Nodes:
         if self._stream is not None:
             stream, self._stream = self._stream, None
             await stream.close(_closed())
+
+    @property
+    def are_several(self) -> bool:
+        """Whether there is another node to go to."""
+        return len(self.addresses) > 1
 
     @property
     def is_seeking(self) -> bool:
@@ -185,14 +201,14 @@ class Nodes:
                     address, timeout_ms=self._open_ms, patience_ms=self._patience_ms
                 )
             except (Unreachable, Overloaded) as error:
-                if isinstance(error, Unreachable) and len(self.addresses) > 1:
+                if isinstance(error, Unreachable) and self.are_several:
                     # A node that stands still keeps the connections that it has.
                     stream.drop(anew(error))
                 await pauses.after(error)
 
     async def leave(self, stream: Stream, deadline_s: float) -> None:
         """Go to another node from one that is stopping; wait for its end where there is none."""
-        if len(self.addresses) > 1:
+        if self.are_several:
             stream.drop(Unreachable(f"the node at {stream.shown} is stopping", hint="retry"))
         else:
             await stream.wait_lost(deadline_s)
@@ -214,7 +230,7 @@ class Nodes:
     async def _connect(self, deadline_s: float) -> Stream:
         self._refusal = None
         pauses = Pauses(deadline_s)
-        if len(self.addresses) > 1 and self._stream is not None and self._stream.lost:
+        if self.are_several and self._stream is not None and self._stream.lost:
             # Everybody who used that node comes to the next one now.
             await asyncio.sleep(random.uniform(0, _FIRST_PAUSE_MS) / 1_000)  # noqa: S311
         while True:

@@ -10,8 +10,8 @@ Calls beyond the node's credits, as its greeting states them, wait for their tur
 the node does not read, nothing more is written. One timer per stream watches the nearest
 deadlines instead of one per call.
 
-A node that stands still keeps its connections. Whoever has somewhere else to go gives
-the stream a *patience*: while calls are open and nothing is heard for half of it, the
+A node that stands still keeps its connections, and so does one to which the way is lost.
+So a stream has a *patience*: while calls are open and nothing is heard for half of it, the
 node is asked something that it answers at once, and after all of it the stream is lost.
 
 Invariants: every open call ends exactly once, by answer, error, deadline or loss
@@ -99,9 +99,9 @@ class Stream:
 
     _carrier: Carrier
 
-    def __init__(self, shown: str, *, patience_ms: int | None = None) -> None:
+    def __init__(self, shown: str, *, patience_ms: int) -> None:
         self.shown = shown
-        self._patience_s = None if patience_ms is None else patience_ms / 1_000
+        self._patience_s = patience_ms / 1_000
         self._loop = asyncio.get_running_loop()
         self._calls: dict[int, Call] = {}
         self._open_bytes = 0
@@ -270,19 +270,18 @@ class Stream:
                         hint="is it overloaded, or its disk slow?",
                     )
                 )
-        if self._patience_s is not None:
-            self._look_for_silence(now_s, self._patience_s)
+        self._look_for_silence(now_s)
         if self._calls:
             self._watch_again(now_s)
 
-    def _look_for_silence(self, now_s: float, patience_s: float) -> None:
+    def _look_for_silence(self, now_s: float) -> None:
         if self._stuffed or now_s - self._watch_s > _LATE_S:
             # It is we who did not listen, or did not run.
             self._heard_s = now_s
         silent_s = now_s - self._heard_s
-        if not self._calls or silent_s < patience_s / 2:
+        if not self._calls or silent_s < self._patience_s / 2:
             return
-        if silent_s >= patience_s:
+        if silent_s >= self._patience_s:
             self.drop(
                 Unreachable(
                     f"the node at {self.shown} has said nothing for {silent_s:.1f} s",

@@ -26,9 +26,7 @@ __all__ = ["open_stream"]
 _ANSWER_LIMIT: Final = ANSWER_BYTES + 1024
 
 
-async def open_stream(
-    address: Address, *, timeout_ms: int, patience_ms: int | None = None
-) -> Stream:
+async def open_stream(address: Address, *, timeout_ms: int, patience_ms: int) -> Stream:
     """Connect and greet. Raises ``Unreachable``, or what the node refuses with.
 
     ``patience_ms``: how long a silence ends the connection while calls are open.

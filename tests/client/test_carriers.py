@@ -24,10 +24,12 @@ from crdtmem.client_stream import OPEN_BYTES, OPEN_CALLS
 from crdtmem.errors import (
     Closed,
     CrdtmemError,
+    Defect,
     FrameTooLarge,
     InvalidValue,
     MalformedFrame,
     Overloaded,
+    ReplicaHalted,
     Unreachable,
 )
 from crdtmem.memory import Memory
@@ -291,6 +293,39 @@ def test_a_node_that_stays_busy_is_overloaded_by_the_deadline(carrier: str, tmp_
             with pytest.raises(Overloaded):
                 await client.space(*SPACE).get("key")
             assert 2 <= busy.asked <= 20
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("refusal", [ReplicaHalted("evicted"), Defect("stopped")])
+def test_a_node_that_writes_no_more_is_left_for_the_next(
+    carrier: str, tmp_path: Path, refusal: CrdtmemError
+) -> None:
+    """Whatever that one still shows only grows older; where there is no other, it is told."""
+
+    def refuse(request: Request, _: Any) -> None:
+        request.set_exception(refusal)
+
+    (tmp_path / "other").mkdir()
+
+    async def scenario() -> None:
+        async with (
+            served(carrier, tmp_path, lambda _: {"commit": refuse}) as halted,
+            served(carrier, tmp_path / "other") as other,
+        ):
+            async with await connect(halted.url) as client:
+                with pytest.raises(type(refusal)):
+                    await client.space(*SPACE).put("key", 1)
+            async with await connect(halted.url, other.url) as client:
+                assert client.replica_id == halted.memory.replica_id
+                await client.space(*SPACE).put("key", 1)
+                assert client.replica_id == other.memory.replica_id
+            async with await connect(
+                halted.url, f"unix://{tmp_path}/nobody.sock", timeout_ms=300
+            ) as client:
+                with pytest.raises(type(refusal)):
+                    await client.session(timeout_ms=100).space(*SPACE).put("key", 1)
+                assert await client.space(*SPACE).get("key") is None
 
     play(scenario)
 
