@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from crdtmem.asking import Request
@@ -101,15 +103,26 @@ def test_a_stop_ends_feeds_with_their_reason(tmp_path: Path) -> None:
     run(tmp_path, scene)
 
 
+def _narrow_socket(info: Any) -> socket.socket:
+    family, kind, protocol, *_ = info
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    return made
+
+
 def test_a_slow_reader_is_told_and_misses_nothing(tmp_path: Path) -> None:
     async def scene(served: Served) -> None:
         written = 0
         path = "/v1/changes?space=team&limit_batches=1"
-        async with served.session.get(served.base + path) as answer:
+        connector = aiohttp.TCPConnector(socket_factory=_narrow_socket)
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.get(served.base + path) as answer,
+        ):
             events = events_of(answer.content)
             await anext(events)
             # More than the two sockets between here and there take.
-            while written < 60_000:
+            while written < 50_000:
                 async with served.node.memory.transaction() as transaction:
                     names = (f"key {number:06}" for number in range(written, written + 10_000))
                     transaction.put_many(("team",), dict.fromkeys(names, 0))
