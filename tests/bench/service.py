@@ -32,6 +32,7 @@ from crdtmem.synchronous import SyncMemory
 from tests.bench.clocks import pin
 from tests.bench.report import Row
 from tests.bench.service_load import Load, Seen
+from tests.bench.service_overload import overload_rows
 from tests.bench.service_peers import (
     Answered,
     Service,
@@ -264,6 +265,9 @@ def run(plan: Plan) -> tuple[list[Row], dict[str, Any]]:
             crowds(bench, loads, node, quick, durable)
             over_http(bench, loads, node)
             saturation(bench, loads, node)
+            say("overload")
+            seconds = 2 * plan.seconds
+            bench.rows += overload_rows(Path(node.address), node.pid, seconds=seconds)
     return bench.rows, about(plan)
 
 

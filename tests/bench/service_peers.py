@@ -58,6 +58,11 @@ class Service:
         times = self._process.cpu_times()
         return Used(times.user, times.system)
 
+    @property
+    def pid(self) -> int:
+        """The process that runs it."""
+        return self._process.pid
+
     def reset(self) -> None:
         """Count from now on."""
         self._before = self._times()
