@@ -167,13 +167,15 @@ class World:
         self.memory.runtime.apply(self.memory.engine.replica.install(installation))
         await self.memory.wait_for(Context(installation.header.vector))
 
-    async def cut(self) -> None:
-        """Write a checkpoint, and cut off the log all that it covers."""
+    async def cut(self, *, budget: bool = True, retention: bool = True) -> None:
+        """Write a checkpoint, and cut off the log what it covers, for one reason or for both."""
         runtime = self.memory.runtime
         assert runtime.checkpointer is not None
         await runtime.perform(runtime.checkpointer.checkpoint())
         for replica, last in dict(self.published).items():
-            for cut in (runtime.store.cut_sync_log, runtime.store.cut_history):
+            cuts = [runtime.store.cut_sync_log] if budget else []
+            cuts += [runtime.store.cut_history] if retention else []
+            for cut in cuts:
                 await runtime.in_store(lambda cut=cut, r=replica, n=last + 1: cut(r, n))  # type: ignore[misc]
 
     def stumble(self) -> None:
@@ -392,7 +394,7 @@ async def _install(world: World, reader: Reader, number: int) -> None:
 
 
 async def _cut(world: World, reader: Reader, number: int) -> None:
-    await world.cut()
+    await world.cut(budget=number % 3 != 1, retention=number % 3 != 2)
 
 
 async def _read(world: World, reader: Reader, number: int) -> None:

@@ -199,6 +199,52 @@ def test_a_cursor_beyond_a_final_cut_is_a_gap_that_ends_at_the_cut() -> None:
     asyncio.run(story())
 
 
+@pytest.mark.parametrize("reason", ["budget", "retention"])
+def test_what_the_log_still_has_for_one_of_two_reasons_is_told(reason: str) -> None:
+    async def story() -> None:
+        world = await World.open()
+        await world.write()
+        await world.cut(budget=reason == "budget", retention=reason == "retention")
+        feed = await world.memory.changes(after=Context())
+        assert (await anext(feed)).key == "k0"
+        await world.cut()
+        with pytest.raises(HistoryGap):
+            await world.memory.changes(after=Context())
+        await world.memory.close()
+
+    asyncio.run(story())
+
+
+def test_what_is_durable_is_not_told_before_it_is_published() -> None:
+    """As while a commit that failed, but did get through, is read back."""
+
+    async def body(memory: Memory) -> None:
+        runtime = memory.runtime
+        await memory.space("s").put("seen", 1)
+        held: list[Any] = []
+        commit = runtime.run_in_store
+
+        def holding(work: Any, done: Any) -> None:
+            commit(work, lambda value, error: held.append((done, value, error)))
+
+        runtime.run_in_store = holding  # type: ignore[method-assign]
+        feed = await memory.changes(after=Context())
+        writing = asyncio.ensure_future(memory.space("s").put("durable", 2))
+        await eventually(lambda: held, "a commit")
+        runtime._landed.set()
+        assert (await anext(feed)).key == "seen"
+        asked = asyncio.ensure_future(anext(feed))
+        await eventually(lambda: feed._live, "a reader that is live")
+        assert not asked.done()
+        runtime.run_in_store = commit  # type: ignore[method-assign]
+        done, value, error = held.pop()
+        done(value, error)
+        assert (await asked).key == "durable"
+        await writing
+
+    with_memory(fresh_url(), body)
+
+
 # ------------------------------------------------------------------ bounds
 
 
