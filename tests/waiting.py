@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
-__all__ = ["eventually", "eventually_answered", "wait_until"]
+__all__ = ["eventually", "eventually_answered", "every", "wait_until"]
 
 _T = TypeVar("_T")
 _PAUSE_S = 0.005
@@ -45,3 +45,11 @@ async def eventually_answered(
         assert time.monotonic() < deadline, f"after {timeout_s} s there was still no {what}"
         await asyncio.sleep(_PAUSE_S)
     return result
+
+
+async def every(seconds: float) -> AsyncIterator[float]:
+    """Yield the seconds gone by, again and again at that pace: for loads and samples, not tests."""
+    began = time.monotonic()
+    while True:
+        yield time.monotonic() - began
+        await asyncio.sleep(seconds)

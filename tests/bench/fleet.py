@@ -44,7 +44,7 @@ from tests.bench.report import Row
 from tests.capabilities import ROOT
 from tests.node.cluster import clients_of, make_cluster
 from tests.node.processes import NodeProcess, start_all
-from tests.waiting import eventually_answered
+from tests.waiting import eventually_answered, every
 
 __all__ = ["Plan", "run"]
 
@@ -204,7 +204,7 @@ def _last_words(driver: subprocess.Popen[str]) -> dict[str, Any]:
 
 async def _watch_backlog(clients: list[Client], window: _Window) -> None:
     """Count, every second, the updates that some node has and another lacks."""
-    while True:
+    async for _ in every(_SAMPLE_EVERY_S):
         vectors = [dict((await client.call("status", ()))["vector"]) for client in clients]
         furthest: dict[str, int] = {}
         for vector in vectors:
@@ -216,7 +216,6 @@ async def _watch_backlog(clients: list[Client], window: _Window) -> None:
                 for vector in vectors
             )
         )
-        await asyncio.sleep(_SAMPLE_EVERY_S)
 
 
 async def _probe(clients: list[Client], window: _Window) -> None:
@@ -234,14 +233,13 @@ async def _probe(clients: list[Client], window: _Window) -> None:
         async with asyncio.TaskGroup() as group:
             for index in range(len(clients)):
                 group.create_task(listen(index))
-            while True:
+            async for _ in every(_PROBE_EVERY_S):
                 index = window.probes % len(clients)
                 key = f"{index}:{window.probes}"
                 window.probes += 1
                 sent[key] = time.perf_counter()
                 # From when its writer was told that it is durable, propagation only gets shorter.
                 await clients[index].space(*_PROBES).put(key, 1)
-                await asyncio.sleep(_PROBE_EVERY_S)
     finally:
         for feed in feeds:
             await feed.close()

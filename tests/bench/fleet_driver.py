@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from crdtmem.client import Client, connect
+from tests.waiting import every
 
 __all__ = ["COUNTER", "PER_CALL", "SPACE", "Load", "key_of"]
 
@@ -123,20 +124,18 @@ async def _paced(
     call: Callable[[], Coroutine[Any, Any, None]], per_s: float, seconds: float
 ) -> None:
     """Begin calls as the clock says, at most ``_UNDER_WAY`` at once; return when all ended."""
-    loop = asyncio.get_running_loop()
-    began = loop.time()
     begun = 0
     running: set[asyncio.Task[None]] = set()
-    while (elapsed := loop.time() - began) < seconds:
-        due = int(elapsed * per_s) - begun
+    async for elapsed_s in every(_TICK_S):
+        for task in [task for task in running if task.done()]:
+            running.remove(task)
+            task.result()
+        if elapsed_s >= seconds:
+            break
+        due = int(elapsed_s * per_s) - begun
         for _ in range(min(due, _UNDER_WAY - len(running))):
             begun += 1
-            running.add(loop.create_task(call()))
-        ended, running = await asyncio.wait(running, timeout=_TICK_S) if running else (set(), set())
-        for task in ended:
-            task.result()
-        if not running:
-            await asyncio.sleep(_TICK_S)
+            running.add(asyncio.create_task(call()))
     await asyncio.gather(*running)
 
 

@@ -66,7 +66,7 @@ def test_a_call_that_pauses_ends_when_its_memory_is_closed() -> None:
 
     def call() -> None:
         try:
-            memory._loop.run(lambda: asyncio.sleep(3_600))
+            memory._loop.run(asyncio.Event().wait)
         except Closed as error:
             raised.append(error)
 
