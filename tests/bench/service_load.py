@@ -28,7 +28,7 @@ from typing import Any, Protocol
 
 from tests.bench.clocks import pin
 
-__all__ = ["Load", "Seen", "main"]
+__all__ = ["COUNTERS", "Load", "Seen", "drive", "main"]
 
 _READ_BYTES = 1 << 18
 
@@ -179,11 +179,12 @@ class _Responses:
         return answers, wrong
 
 
-_COUNTERS: dict[str, Any] = {
+COUNTERS: dict[str, Any] = {
     "control": _Frames,
     "websocket": _WebSocketFrames,
     "http": _Responses,
 }
+"""What finds the ends of answers, by protocol."""
 
 
 class _Client:
@@ -191,7 +192,7 @@ class _Client:
 
     def __init__(self, load: Load) -> None:
         self.socket = _connected(load.address)
-        self.counter: _Counter = _COUNTERS[load.protocol](load)
+        self.counter: _Counter = COUNTERS[load.protocol](load)
         if load.upgrade:
             self.socket.sendall(load.upgrade)
             head = b""

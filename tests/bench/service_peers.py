@@ -27,7 +27,15 @@ from tests.bench.clocks import pin
 from tests.capabilities import ROOT
 from tests.waiting import wait_until
 
-__all__ = ["Service", "Used", "a_node", "a_redis", "redis_benchmark", "require_redis"]
+__all__ = [
+    "Answered",
+    "Service",
+    "Used",
+    "a_node",
+    "a_redis",
+    "redis_benchmark",
+    "require_redis",
+]
 
 _PROGRAMS = ("redis-server", "redis-benchmark")
 
@@ -46,22 +54,18 @@ class Used:
 
 
 class Service:
-    """A running process, and where it is reached."""
+    """A running process, and where it is reached: a path, and HOST:PORT for HTTP."""
 
-    def __init__(self, process: subprocess.Popen[bytes], address: str, http: str = "") -> None:
+    def __init__(self, pid: int, address: str, http: str = "") -> None:
+        self.pid = pid
         self.address = address
         self.http = http
-        self._process = psutil.Process(process.pid)
+        self._process = psutil.Process(pid)
         self._before = self._times()
 
     def _times(self) -> Used:
         times = self._process.cpu_times()
         return Used(times.user, times.system)
-
-    @property
-    def pid(self) -> int:
-        """The process that runs it."""
-        return self._process.pid
 
     def reset(self) -> None:
         """Count from now on."""
@@ -98,7 +102,7 @@ def a_node(directory: Path, core: int) -> Iterator[Service]:
         if not line:
             raise RuntimeError((directory / "node.log").read_text())
         ready: dict[str, Any] = json.loads(line)
-        yield Service(process, str(socket), str(ready["http"]).removeprefix("http://"))
+        yield Service(process.pid, str(socket), str(ready["http"]).removeprefix("http://"))
 
 
 @contextlib.contextmanager
@@ -113,7 +117,7 @@ def a_redis(directory: Path, core: int, *, durable: bool) -> Iterator[Service]:
         wait_until(lambda: socket.exists() or process.poll() is not None, "redis")
         if process.poll() is not None:
             raise RuntimeError((directory / "redis.log").read_text())
-        yield Service(process, str(socket))
+        yield Service(process.pid, str(socket))
 
 
 @contextlib.contextmanager
