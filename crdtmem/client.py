@@ -169,10 +169,12 @@ class Client(MemoryFace):
         loop = asyncio.get_running_loop()
         nodes = self.nodes
         deadline_s = loop.time() + (wait_ms + self._timeout_ms) / 1_000
-        pauses = Pauses(deadline_s)
+        pauses: Pauses | None = None
         while True:
-            # What the node may take over an answer is not what it may take to be found.
-            stream = await nodes.live(min(deadline_s, loop.time() + self._timeout_ms / 1_000))
+            stream = nodes.current
+            if stream is None:
+                # What the node may take over an answer is not what it may take to be found.
+                stream = await nodes.live(min(deadline_s, loop.time() + self._timeout_ms / 1_000))
             try:
                 return await ask(stream, deadline_s)
             except Unreachable:
@@ -189,16 +191,20 @@ class Client(MemoryFace):
                 # This node writes no more, and hears of nothing new; another one does.
                 if not (self.retry and again and nodes.are_several):
                     raise
+                pauses = pauses or Pauses(deadline_s)
                 await pauses.after(error)
                 await nodes.leave(stream, deadline_s)
             except Overloaded as error:
                 # Nothing was taken. Without a hint it is the caller who has to ask for less.
                 if not self.retry or "retry_after_ms" not in error.details:
                     raise
+                pauses = pauses or Pauses(deadline_s)
                 await pauses.after(error)
 
     def _left_ms(self, wait_ms: int, deadline_s: float) -> int:
         """Return what a node may still wait for a call: less when it is asked again."""
+        if not wait_ms:
+            return 0
         left_ms = (deadline_s - asyncio.get_running_loop().time()) * 1_000 - self._timeout_ms
         return max(0, min(wait_ms, round(left_ms)))
 

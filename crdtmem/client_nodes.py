@@ -117,6 +117,7 @@ class Nodes:
     async def close(self) -> None:
         """End the connection; calls that are under way raise ``Closed``. Idempotent."""
         self.closed = True
+        self._settled = False
         if self._attempt is not None:
             self._attempt.cancel()
             await asyncio.wait({self._attempt})
@@ -156,6 +157,12 @@ class Nodes:
 
     # ------------------------------------------------------------------ streams
 
+    @property
+    def current(self) -> Stream | None:
+        """The stream that ``live`` returns at once; ``None`` where one has to be sought."""
+        stream = self._stream
+        return stream if stream is not None and self._settled and not stream.lost else None
+
     async def live(self, deadline_s: float) -> Stream:
         """Return a live stream to a node that holds all that was seen.
 
@@ -167,8 +174,8 @@ class Nodes:
         while True:
             if self.closed:
                 raise _closed()
-            stream = self._stream
-            if stream is not None and self._settled and not stream.lost:
+            stream = self.current
+            if stream is not None:
                 return stream
             if self._attempt is None:
                 # One attempt is shared by all who wait; whoever gives up leaves it to the others.
