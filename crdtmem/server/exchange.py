@@ -19,7 +19,7 @@ take; what is not declared is refused, not ignored; values leave as they were st
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
 
@@ -232,9 +232,10 @@ class Exchange:
 
     async def joined(self) -> str:
         """Wait for ``X-Context``, if it was sent; return the token of what has been joined."""
-        at_least = self.at_least()
+        # Both are looked at whether or not there is anything to wait for.
+        at_least, timeout_ms = self.at_least(), self.timeout_ms()
         if at_least is not None:
-            await self.ask("wait", (encode_context(at_least), self.timeout_ms()))
+            await self.ask("wait", (encode_context(at_least), timeout_ms))
         found = await self.ask("context", ())
         return str(found if isinstance(found, Context) else decode_context(found))
 
@@ -250,16 +251,15 @@ class Exchange:
         *,
         status: int = 200,
         context: str | None = None,
-        headers: Mapping[str, str] | None = None,
+        safe: bool = False,
     ) -> web.Response:
-        """Return an answer in the form that the client prefers."""
+        """Return an answer in the form that the client prefers; ``safe``: see ``encode``."""
         msgpack = self.msgpack
         named = {**HEADERS, "Content-Type": MSGPACK if msgpack else JSON}
         if context is not None:
             named[CONTEXT] = context
-        if headers is not None:
-            named.update(headers)
-        return web.Response(body=encode(plain, msgpack=msgpack), status=status, headers=named)
+        body = encode(plain, msgpack=msgpack, safe=safe)
+        return web.Response(body=body, status=status, headers=named)
 
 
 def _too_long(limit: int) -> Refusal:

@@ -87,7 +87,7 @@ class _Events:
     async def send(self, name: str, value: Any, cursor: str | None = None) -> None:
         """Write one event, when the reader has room."""
         # No line break is in it: within text of JSON it is written \\n.
-        lines = [b"event: ", name.encode(), b"\ndata: ", encode(value)]
+        lines = [b"event: ", name.encode(), b"\ndata: ", encode(value, safe=True)]
         if cursor is not None:
             lines += (b"\nid: ", cursor.encode())
         await self._write(b"".join([*lines, b"\n\n"]))

@@ -20,6 +20,8 @@ import math
 from functools import lru_cache
 from typing import Any, Final
 
+import pydantic_core
+
 from crdtmem.control_frames import decode_body, encode_body
 from crdtmem.errors import InvalidValue
 from crdtmem.exporting import from_json, to_json
@@ -31,26 +33,42 @@ __all__ = [
     "decode_msgpack",
     "encode",
     "is_json_body",
+    "json_form",
     "prefers_msgpack",
     "value_of_json",
+    "write_json",
 ]
 
 JSON: Final = "application/json"
 MSGPACK: Final = "application/msgpack"
 _MSGPACK_NAMES: Final = frozenset({MSGPACK, "application/x-msgpack", "application/vnd.msgpack"})
 
-_write_json: Final = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, separators=(",", ":")
-).encode
-"""Made once: ``json.dumps`` with options builds an encoder for every call."""
+_SAFE: Final = frozenset({str, int, bool, type(None)})
 
 
-def encode(plain: Any, *, msgpack: bool = False) -> bytes:
-    """Return a value in the form that the client prefers."""
+def json_form(value: Any) -> Any:
+    """Return a value in a form that JSON can carry."""
+    return value if type(value) in _SAFE else to_json(value)
+
+
+def write_json(plain: Any) -> bytes:
+    """Return JSON; nothing may be in it that JSON lacks."""
+    try:
+        return pydantic_core.to_json(plain)
+    except pydantic_core.PydanticSerializationError:
+        # Stored text is valid; what an error quotes may not be.
+        return json.dumps(plain, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def encode(plain: Any, *, msgpack: bool = False, safe: bool = False) -> bytes:
+    """Return a value in the form that the client prefers.
+
+    ``safe`` says that nothing is in it that JSON lacks: looking for that costs more than
+    writing it.
+    """
     if msgpack:
         return encode_body(plain)
-    # Stored text is valid; what an error quotes may not be.
-    return _write_json(to_json(plain)).encode("utf-8", "backslashreplace")
+    return write_json(plain if safe else to_json(plain))
 
 
 def value_of_json(value: Any) -> Any:

@@ -54,7 +54,7 @@ _HEADERS: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
         "How long what is waited for may take.",
         {"type": "integer", "minimum": 0, "maximum": 86_400_000, "default": 10_000},
     ),
-    "X-Author": ("Who writes.", {"type": "string", "minLength": 1, "maxLength": 256}),
+    "X-Author": ("Who writes.", {"type": "string"}),
     "X-Trust": (
         "How far the author is trusted; higher is more.",
         {"type": "integer", "minimum": -(1 << 31), "maximum": (1 << 31) - 1, "default": 0},
@@ -72,9 +72,9 @@ _HEADERS: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
 _VARIABLES: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
     "space": (
         "Labels joined by commas.",
-        {"type": "string", "minLength": 1, "maxLength": 256, "pattern": "^[^,]+(,[^,]+){0,7}$"},
+        {"type": "string", "minLength": 1, "pattern": "^[^,]+(,[^,]+){0,7}$"},
     ),
-    "key": ("The key.", {"type": "string", "minLength": 1, "maxLength": 256}),
+    "key": ("The key.", {"type": "string", "minLength": 1}),
 }
 
 

@@ -6,7 +6,6 @@ once ``X-Context`` has been joined.
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Final, Literal
 
 from aiohttp import web
@@ -16,7 +15,6 @@ from crdtmem.batch import SpaceName
 from crdtmem.causality import Context
 from crdtmem.crdt import DATATYPES
 from crdtmem.errors import InvalidToken
-from crdtmem.exporting import to_json
 from crdtmem.operations import encode_context
 from crdtmem.policy import DEFAULT_POLICY, SYSTEM_SPACE, Policy, policy_key
 from crdtmem.reading import Reading
@@ -29,6 +27,7 @@ from crdtmem.server.answers import (
     Written,
 )
 from crdtmem.server.exchange import CONTEXT, HEADERS, Exchange
+from crdtmem.server.negotiation import encode
 from crdtmem.server.operations import STEPS, Body, Labels
 from crdtmem.server.routes_values import (
     READ_HEADERS,
@@ -65,10 +64,6 @@ _CONFLICT_FIELDS: Final = (
     "space", "datatype", "key", "field", "resolver", "value", "siblings"
 )  # fmt: skip
 _REGISTER: Final = DATATYPES["register"].code
-
-_write_record: Final = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, separators=(",", ":")
-).encode
 
 
 class _Query(BaseModel):
@@ -243,8 +238,8 @@ async def _export(exchange: Exchange) -> web.StreamResponse:
     async def write(records: list[dict[str, Any]]) -> None:
         if not answer.prepared:
             await answer.prepare(exchange.request)
-        lines = [_write_record(to_json(record)) for record in records]
-        await answer.write(("\n".join(lines) + "\n").encode("utf-8"))
+        lines = [encode(record) for record in records]
+        await answer.write(b"\n".join([*lines, b""]))
 
     async def work() -> None:
         await exchange.ask("export", (space,), write)

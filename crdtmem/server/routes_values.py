@@ -23,6 +23,7 @@ from crdtmem.reading import Reading
 from crdtmem.replica import Committed
 from crdtmem.server.answers import Keys, ReadAnswer, Written
 from crdtmem.server.exchange import Exchange
+from crdtmem.server.negotiation import json_form
 from crdtmem.server.operations import BODIES, Change, PutValue
 from crdtmem.server.routing import Route
 from crdtmem.transaction import Operation, Options, Transaction
@@ -141,7 +142,11 @@ async def _read_key(exchange: Exchange) -> web.StreamResponse:
         exchange.timeout_ms(),
     )
     reading: Reading = await exchange.ask("read", body)
-    return exchange.reply(reading_value(reading, siblings=siblings), context=str(reading.context))
+    answer = reading_value(reading, siblings=siblings)
+    if not siblings and not exchange.msgpack:
+        # Nothing else of it can hold what JSON lacks.
+        answer["value"] = json_form(answer["value"])
+    return exchange.reply(answer, context=str(reading.context), safe=not siblings)
 
 
 async def _list_keys(exchange: Exchange) -> web.StreamResponse:
@@ -155,7 +160,7 @@ async def _list_keys(exchange: Exchange) -> web.StreamResponse:
     more = len(keys) > page.limit
     keys = keys[: page.limit]
     cursor = cursor_of(keys[-1]) if more else None
-    return exchange.reply({"keys": keys, "cursor": cursor}, context=context)
+    return exchange.reply({"keys": keys, "cursor": cursor}, context=context, safe=True)
 
 
 # ------------------------------------------------------------------ writing
@@ -178,7 +183,7 @@ async def commit(exchange: Exchange, operations: list[Operation]) -> web.StreamR
         "count": committed.count,
         "repeated": committed.repeated,
     }
-    return exchange.reply(answer, context=context)
+    return exchange.reply(answer, context=context, safe=True)
 
 
 def _as_sent(transaction: list[Any]) -> tuple[Any, ...]:
