@@ -20,7 +20,11 @@ __all__ = ["LATER", "Handler", "Quick", "Request"]
 
 
 class Request(Protocol):
-    """One question of one client. ``encode``, where set, makes plain values of the answer."""
+    """One question of one client.
+
+    ``encode``, where set, makes plain values of the answer, for a wire. A face that has words
+    of its own for answers, such as HTTP, may take the answer as it is.
+    """
 
     encode: Callable[[Any], Any] | None
 

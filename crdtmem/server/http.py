@@ -83,7 +83,7 @@ class HttpFace:
         self._hosts: set[str] = set()
         self._connections: Connections | None = None
         self._server: asyncio.Server | None = None
-        self._port = 0
+        self._address = ("", 0)
 
     @cached_property
     def description(self) -> bytes:
@@ -100,8 +100,8 @@ class HttpFace:
     @property
     def url(self) -> str:
         """Where it is reached."""
-        host, _ = parse_address(self.settings.listen, lowest_port=0)
-        return f"http://{f'[{host}]' if ':' in host else host}:{self._port}"
+        host, port = self._address
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     @property
     def connections(self) -> list[Any]:
@@ -111,6 +111,9 @@ class HttpFace:
     async def start(self) -> None:
         """Bind and listen. Raises ``ConfigError`` where that cannot be done."""
         host, port = parse_address(self.settings.listen, lowest_port=0)
+        if not port and host == "localhost":
+            # Of both families it would take two ports, and one could be told.
+            host = "127.0.0.1"
         settings = self.settings
         self._connections = Connections(
             self.handle,
@@ -135,7 +138,7 @@ class HttpFace:
                 f"cannot listen on {settings.listen} for HTTP: {error.strerror or error}",
                 hint="choose another http.listen, or port 0 for any that is free",
             ) from error
-        self._port = self._server.sockets[0].getsockname()[1]
+        self._address = self._server.sockets[0].getsockname()[:2]
         self._connections.sweep()
 
     def stop_accepting(self) -> None:

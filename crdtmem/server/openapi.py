@@ -24,6 +24,7 @@ from pydantic import TypeAdapter
 from crdtmem import __version__
 from crdtmem.server.answers import Problem
 from crdtmem.server.exchange import DURABILITIES
+from crdtmem.server.feed import EVENT_STREAM
 from crdtmem.server.negotiation import JSON, MSGPACK
 from crdtmem.server.problems import MEDIA_TYPE
 from crdtmem.server.routing import Route
@@ -68,6 +69,19 @@ _HEADERS: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
         {"type": "string", "minLength": 1, "maxLength": 64},
     ),
     "Last-Event-ID": ("The id of the last event that was seen.", _TOKEN),
+}
+_STREAMED: Final[Mapping[str, dict[str, Any]]] = {
+    JSON: {"type": "object"},
+    # Of such a type the schema is that of one event.
+    EVENT_STREAM: {
+        "type": "object",
+        "properties": {
+            "event": {"type": "string", "description": "Its kind."},
+            "data": {"type": "string", "description": "What is told, as JSON."},
+            "id": {"type": "string", "description": "The cursor: send it as Last-Event-ID."},
+        },
+        "required": ["event", "data"],
+    },
 }
 _VARIABLES: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
     "space": (
@@ -216,7 +230,7 @@ def _response(route: Route, code: int, schemas: _Schemas) -> dict[str, Any]:
     if route.answer is not None:
         response["content"] = _both(schemas.of("answer", route.name))
     elif route.media and code == 200:
-        schema = {"type": "object"} if route.media == JSON else {"type": "string"}
+        schema = _STREAMED.get(route.media, {"type": "string"})
         response["content"] = {route.media: {"schema": schema}}
     if "X-Context" in route.headers:
         token = {"description": "What the node had joined.", "schema": _TOKEN}
