@@ -41,6 +41,7 @@ from tests.bench.service_peers import (
     redis_benchmark,
     require_redis,
 )
+from tests.bench.service_reconnect import reconnect_rows
 from tests.bench.service_requests import BATCH, SPACE, VALUE, Loads, key_of
 from tests.capabilities import ROOT
 
@@ -265,6 +266,10 @@ def run(plan: Plan) -> tuple[list[Row], dict[str, Any]]:
             crowds(bench, loads, node, quick, durable)
             over_http(bench, loads, node)
             saturation(bench, loads, node)
+            say("coming back")
+            processes = 2 * plan.rounds + 1
+            for name, url in (("unix", f"unix://{node.address}"), ("web", f"http://{node.http}")):
+                bench.rows += reconnect_rows(url, name, processes=processes)
             say("overload")
             seconds = 2 * plan.seconds
             bench.rows += overload_rows(Path(node.address), node.pid, seconds=seconds)

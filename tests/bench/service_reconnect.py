@@ -27,8 +27,7 @@ LIMIT_MS: Final = 50.0
 
 _SPACE: Final = ("reconnect",)
 _KEY: Final = "key"
-_PROCESSES: Final = 7
-_CONNECTIONS: Final = 50
+_CONNECTIONS_PER_PROCESS: Final = 8
 
 _FRESH: Final = """
 import json, sys, time
@@ -52,10 +51,10 @@ print(json.dumps({"value": value, "read_ms": (read - imported) * 1e3,
 """
 
 
-def reconnect_rows(node_url: str, name: str = "unix", *, quick: bool = False) -> list[Row]:
+def reconnect_rows(node_url: str, name: str, *, processes: int) -> list[Row]:
     """Return what coming back to a running node costs, over a URL of its; ``name`` names it."""
-    warm_ms = asyncio.run(_in_this_process(node_url, 10 if quick else _CONNECTIONS))
-    read_ms, imports_ms = _in_fresh_processes(node_url, 2 if quick else _PROCESSES)
+    warm_ms = asyncio.run(_in_this_process(node_url, _CONNECTIONS_PER_PROCESS * processes))
+    read_ms, imports_ms = _in_fresh_processes(node_url, processes)
     return [
         _row(f"reconnect to first read, {name}", warm_ms, {}),
         _row(
