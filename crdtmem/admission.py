@@ -16,6 +16,8 @@ takes more (``Share.room_for``):
    who wait, in turn, a frame at a time. Those who want more thus come to hold the same:
    this is max-min fairness.
 3. What newcomers take by rule 1 while all is lent ends at twice the budget: the hard bound.
+   A frame may be larger than any share: one is let in of a client that holds nothing while the
+   others stay within the budget.
 4. A client that holds nothing is let in with a small frame in any case, so that a node
    whose budget is held by others can still be asked how it fares.
 
@@ -26,9 +28,9 @@ budget, since they last for ever and hold only what their reader has not read, b
 number is bounded, per client and for all.
 
 *Pace.* Whatever is taken in waits behind all that was taken in before, so a budget that a
-quick machine empties in a moment is seconds on a slow one. Of operations no more is taken in
-than is completed in a quarter of a second, but always an eighth of what is allowed: enough
-for commits to share their syncs, and no longer for anybody to wait than that.
+quick machine empties in a moment is seconds on a slow one. No more is taken in than is
+completed in a quarter of a second, by operations and by bytes, but always what commits need
+to share their syncs. So nobody waits for much longer than that.
 
 *Answers that are not read* are held too, but in a pool of their own, so that a slow reader
 takes nobody's share: when they are more than ``unread_bytes``, those who have read nothing
@@ -36,11 +38,13 @@ since the last measurement are cut off, whoever left most first.
 
 *Memory.* What a node holds for good grows too. Above a high-water mark of the process's
 measured memory new writes are refused, except those that only remove; reads go on, and
-writes too once it has come down to the low-water mark. The measuring is the edge's
-(``pressure``); here it is an input, as time is.
+writes too once it has come down to the low-water mark. The nearer the ceiling, the less is
+taken in, since what is in flight becomes memory: a byte of it up to twenty. The measuring
+is the edge's (``pressure``); here it is an input, as time is.
 
-Invariants: the totals are the sums over all clients; what all hold never exceeds
-twice the budget and a small frame per client; a client below its fair share is refused
+Invariants: the totals are the sums over all clients; what is let in never takes what all
+hold beyond twice the budget, or beyond the budget and one frame, but for a small frame per
+client; a client below its fair share is refused
 only at the hard bound; whoever waits is resumed when there is room for it, for each
 end of work looks at some who wait, and a node with nothing in hand has room for all.
 
@@ -72,6 +76,10 @@ _LENT_AT_ONCE: Final = 64
 
 _STANDING_US: Final = 250_000
 _LEAST_PART: Final = 8
+_LEAST_BYTES: Final = 256 * 1024
+_BYTES_PER_BYTE: Final = 20
+"""So many bytes of memory a byte of the smallest writes may become, in flight and for good."""
+
 _SMOOTHING_US: Final = 1_000_000
 _RETRY_UNKNOWN_MS: Final = 200
 _RETRY_LEAST_MS: Final = 10
@@ -114,6 +122,7 @@ class Admission:
         self.operations = 0
         self.operations_budget = bounds.in_flight_operations
         """How many may be held now: see *Pace*."""
+        self.bytes_budget = bounds.in_flight_bytes
         self.size_bytes = 0
         self.streams = 0
         self.refused = 0
@@ -167,22 +176,30 @@ class Admission:
             passed_us = now_us - self._sampled_us
             # What is older than a second hardly counts.
             weight = min(1.0, passed_us / _SMOOTHING_US)
-            rate = self._completed * 1e6 / passed_us
-            self._rate += weight * (rate - self._rate)
-            self._set_pace(max(rate, self._rate))
-            self._rate_bytes += weight * (
-                self._completed_bytes * 1e6 / passed_us - self._rate_bytes
+            rate, rate_bytes = (
+                done * 1e6 / passed_us for done in (self._completed, self._completed_bytes)
             )
+            self._rate += weight * (rate - self._rate)
+            self._rate_bytes += weight * (rate_bytes - self._rate_bytes)
+            # Not the rates of this moment: many are completed together, and then none.
+            self._set_budgets(self._rate, self._rate_bytes)
         self._sampled_us = now_us
         self._completed = self._completed_bytes = 0
         if self._unread:
             self._cut_off()
 
-    def _set_pace(self, rate: float) -> None:
-        """Take in no more than will be completed soon, at the pace of late."""
-        most = self.bounds.in_flight_operations
-        least = max(1, most // _LEAST_PART)
-        self.operations_budget = max(least, min(most, int(rate * _STANDING_US / 1e6)))
+    def _set_budgets(self, rate: float, rate_bytes: float) -> None:
+        """Take in no more than will be completed soon, and than there is memory for."""
+        bounds = self.bounds
+        most = bounds.in_flight_operations
+        soon = int(rate * _STANDING_US / 1e6)
+        self.operations_budget = max(1, most // _LEAST_PART, min(most, soon))
+        most = bounds.in_flight_bytes
+        if bounds.memory_bytes:
+            left_bytes = bounds.memory_bytes - self.memory_bytes
+            most = min(most, left_bytes // (_HARD * _BYTES_PER_BYTE))
+        soon = int(rate_bytes * _STANDING_US / 1e6)
+        self.bytes_budget = max(SMALL_BYTES, min(most, max(soon, _LEAST_BYTES)))
 
     def _cut_off(self) -> None:
         """Measure what is unread; beyond the bound, cut off those who have read nothing since."""
@@ -235,7 +252,7 @@ class Admission:
             "operations": self.operations,
             "operations_budget": self.operations_budget,
             "bytes": self.size_bytes,
-            "bytes_budget": bounds.in_flight_bytes,
+            "bytes_budget": self.bytes_budget,
             "clients": self._active,
             "waiting": len(self._waiting),
             "unread_bytes": self.unread_bytes,
@@ -251,10 +268,9 @@ class Admission:
 
     def has_room(self, size_bytes: int) -> bool:
         """Tell whether the budget is not spent, and would not be by so many bytes more."""
-        bounds = self.bounds
         return (
             self.operations < self.operations_budget
-            and self.size_bytes + size_bytes <= bounds.in_flight_bytes
+            and self.size_bytes + size_bytes <= self.bytes_budget
         )
 
     def wake(self) -> None:
@@ -325,20 +341,24 @@ class Share:
         return self._below_fair_share(size_bytes)
 
     def _below_fair_share(self, size_bytes: int) -> bool:
-        """Tell whether the client stays within its share, and all within the hard bound."""
+        """Tell whether the client stays within its share, and all within the hard bound.
+
+        However many share, one operation is within each share, and so is one frame of a
+        client that holds nothing while the others stay within the budget.
+        """
         admission = self._admission
-        bounds = admission.bounds
         clients = admission._active + (not self._active)
-        own, held = self.size_bytes + size_bytes, admission.size_bytes + size_bytes
+        operations, budget = self.operations, admission.operations_budget
+        if admission.operations >= _HARD * budget or (
+            operations and (operations + 1) * clients > budget
+        ):
+            return False
+        held, budget = admission.size_bytes, admission.bytes_budget
+        if not self.size_bytes and held <= budget:
+            return True
         return (
-            admission.operations < _HARD * admission.operations_budget
-            and held <= _HARD * bounds.in_flight_bytes
-            # However many share, one operation and one frame are within each share.
-            and (
-                not self.operations
-                or (self.operations + 1) * clients <= admission.operations_budget
-            )
-            and (not self.size_bytes or own * clients <= bounds.in_flight_bytes)
+            held + size_bytes <= _HARD * budget
+            and (self.size_bytes + size_bytes) * clients <= budget
         )
 
     def grant(self) -> int:

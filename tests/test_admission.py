@@ -249,6 +249,38 @@ def test_what_is_taken_in_is_what_is_completed_in_a_quarter_of_a_second() -> Non
     assert StreamClient(admission).take() == 7
 
 
+def test_so_it_is_with_bytes_and_a_frame_that_is_larger_gets_in_alone() -> None:
+    admission = Admission(Bounds())
+    share = admission.share()
+    admission.sample(0, 0)
+    share.hold(1, 1, 1, 8_000_000)
+    admission.sample(1_000_000, 0)
+    assert admission.bytes_budget == 2_000_000
+    share.hold(1, 1, 1, 10)
+    admission.sample(2_000_000, 0)
+    assert admission.bytes_budget == 256 * 1024
+    share.leave()
+    first, second = admission.share(), admission.share()
+    assert first.room_for(8_000_000)
+    first.hold(1, 8_000_000)
+    assert not second.room_for(8_000_000)
+    first.hold(0, 0)
+    assert second.room_for(8_000_000)
+
+
+def test_the_nearer_the_ceiling_the_less_is_taken_in() -> None:
+    admission = Admission(Bounds(memory_bytes=1_000_000_000))
+    share = admission.share()
+    admission.sample(0, 0)
+    budgets = []
+    for second, memory in enumerate((100_000_000, 900_000_000, 999_000_000), start=1):
+        share.hold(1, 1, 1, 1 << 40)
+        admission.sample(second * 1_000_000, memory)
+        budgets.append(admission.bytes_budget)
+    # A fortieth of what is left, since what all hold may be twice the budget, times twenty.
+    assert budgets == [900_000_000 // 40, 100_000_000 // 40, SMALL_BYTES]
+
+
 def test_a_pause_is_told_also_before_anything_was_completed_and_is_bounded() -> None:
     admission = Admission(BUDGET)
     assert 10 <= admission.retry_after_ms() <= 1_000

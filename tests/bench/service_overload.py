@@ -53,6 +53,7 @@ class Plan:
     puts: int = 8
     value_bytes: int = 256
     modest_every_ms: int = 10
+    name: str = "flood"
     overwrite: int = 0
     """How many keys a flooding client writes again and again; 0: new ones for ever."""
 
@@ -279,11 +280,11 @@ async def _watch(pid: int, outcome: Outcome, end_s: float) -> None:
         await _pace(0.02)
 
 
-async def flood(path: Path, pid: int, plan: Plan) -> Outcome:
-    """Drive the node on ``path``, and return what was seen."""
-    outcome = Outcome()
+async def flood(path: Path, pid: int, plan: Plan, outcome: Outcome | None = None) -> Outcome:
+    """Drive the node on ``path``, and return what was seen: in ``outcome``, if it is given."""
+    outcome = outcome or Outcome()
     wires = [await Wire.open(path) for _ in range(plan.floods + 1)]
-    floods = [_Flood(f"flood-{number}", plan, outcome) for number in range(plan.floods)]
+    floods = [_Flood(f"{plan.name}-{number}", plan, outcome) for number in range(plan.floods)]
     began_s = time.monotonic()
     end_s = began_s + plan.seconds
     work = [each.run(wire, end_s) for each, wire in zip(floods, wires, strict=False)]

@@ -8,6 +8,7 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from tests.bench.service_overload import (
 )
 from tests.node.processes import NodeProcess
 from tests.node.raw import RawConnection
-from tests.waiting import wait_until
+from tests.waiting import eventually, wait_until
 
 MIB = 1024 * 1024
 REGISTER = 1
@@ -89,14 +90,20 @@ def test_ten_times_what_a_node_sustains_is_shared_fairly(tmp_path: Path) -> None
         assert asyncio.run(held_by(node.socket, seen.acknowledged)) == {}
 
 
-def test_memory_stays_below_its_ceiling_reads_go_on_and_nothing_is_lost(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("value_bytes", "puts"), [(4_096, 8), (1, 200)])
+def test_memory_stays_below_its_ceiling_reads_go_on_and_nothing_is_lost(
+    tmp_path: Path, value_bytes: int, puts: int
+) -> None:
     ceiling = 192 * MIB
     bounds = (f"--set=admission.memory_bytes={ceiling}", "--set=admission.in_flight_bytes=8MiB")
     with a_node(tmp_path, *bounds) as node:
-        plan = Plan(seconds=3.0, value_bytes=4_096)
-        seen = Outcome()
-        for _ in range(10):
+        plan = Plan(seconds=3.0, value_bytes=value_bytes, puts=puts)
+        seen, acknowledged = Outcome(), dict[str, int]()
+        for number in range(10):
+            # New keys every time: what is overwritten takes no more memory.
+            plan = replace(plan, name=f"flood-{number}")
             seen = asyncio.run(flood(node.socket, node.pid, plan))
+            acknowledged |= seen.acknowledged
             assert seen.peak_bytes < ceiling
             assert set(seen.errors) <= {"overloaded"}
             if seen.refusing:
@@ -111,9 +118,28 @@ def test_memory_stays_below_its_ceiling_reads_go_on_and_nothing_is_lost(tmp_path
             body = ("local", 10_000, None), ("", 0, None, None, (removal,))
             connection.request(3, "commit", body)
             assert connection.answer()[1] == RESULT
-        seen.acknowledged.pop("modest-1", None)
+        acknowledged.pop("modest-1", None)
         assert admission_of(node)["writes_refused"]
         node.kill()
+        node.start()
+        assert asyncio.run(held_by(node.socket, acknowledged)) == {}
+
+
+def test_what_was_acknowledged_under_a_flood_survives_a_kill_in_its_midst(tmp_path: Path) -> None:
+    with a_node(tmp_path) as node:
+        seen = Outcome()
+
+        async def flood_and_kill() -> None:
+            flooding = asyncio.ensure_future(
+                flood(node.socket, node.pid, Plan(seconds=30.0, overwrite=2_000), seen)
+            )
+            await eventually(lambda: len(seen.acknowledged) > 5_000, "flood")
+            node.kill()
+            # Whoever asks for the status is the first to find nobody there.
+            with contextlib.suppress(EOFError, OSError):
+                await flooding
+
+        asyncio.run(flood_and_kill())
         node.start()
         assert asyncio.run(held_by(node.socket, seen.acknowledged)) == {}
 
