@@ -57,19 +57,20 @@ def test_every_route_is_found_by_its_own_path(route: Any) -> None:
     assert _ROUTER.find(route.method, path).route is route
 
 
-@given(
-    st.text(alphabet="/%.{}?#:, avV1\\\x00\udc80é", max_size=30), st.sampled_from(["GET", "PUT"])
-)
+_AWKWARD = st.text(alphabet="/%.{}?#:, avV1\\\x00\udc80é", max_size=30)
+
+
+@given(_AWKWARD, st.sampled_from(["GET", "PUT"]))
 def test_no_target_is_more_than_refused(target: str, method: str) -> None:
+    status = 200
     try:
         found = _ROUTER.find(method, "/v1/spaces/" + target)
         space_of(found.variables[0])
         for variable in found.variables:
             text_of(variable).encode()
     except Refusal as refusal:
-        assert refusal.status in (400, 404, 405)
-    except IndexError:
-        pytest.fail(f"{target!r} leads to a route without a space")
+        status = refusal.status
+    assert status in (200, 400, 404, 405)
 
 
 @given(_VALUES)
