@@ -395,8 +395,12 @@ class Client(MemoryFace):
         read on. Raises ``HistoryGap`` where the log does not reach back to ``after``.
         """
         feed = ClientFeed(self, space, limit_batches)
-        await feed.open(after)
         self._feeds.add(feed)
+        try:
+            await feed.open(after)
+        except BaseException:
+            await feed.close()
+            raise
         return feed
 
     def feed_closed(self, feed: ClientFeed) -> None:
@@ -405,13 +409,31 @@ class Client(MemoryFace):
 
     async def export(self, space: SpaceName | None = None) -> AsyncIterator[dict[str, Any]]:
         """Yield a record per live entry: see ``exporting``."""
-        events = await self.events("export", (space,), idle_ms=self._timeout_ms, apart=True)
+        events, part = await self._first_part("export", (space,))
         async with events:
-            async for part in events:
+            while part is not None:
                 for record in part:
                     yield record
+                part = await anext(events, None)
             deadline_s = asyncio.get_running_loop().time() + self._timeout_ms / 1_000
             context = decode_context(await events.stream.call("context", (), deadline_s))
             if context is not None:
                 replica_id = int(events.stream.greeting["replica"])
                 self.nodes.saw_elsewhere(context.vector, replica_id)
+
+    async def _first_part(self, verb: str, body: Any) -> tuple[Events, Any]:
+        """Begin an answer in parts; until the first is there it can be asked for again."""
+        deadline_s = asyncio.get_running_loop().time() + self._timeout_ms / 1_000
+        pauses = Pauses(deadline_s)
+        while True:
+            events = await self.events(verb, body, idle_ms=self._timeout_ms, apart=True)
+            try:
+                return events, await anext(events, None)
+            except (Closed, Overloaded, Unreachable) as error:
+                await events.close()
+                if self.nodes.closed or not self.retry:
+                    raise
+                await pauses.after(error)
+            except BaseException:
+                await events.close()
+                raise

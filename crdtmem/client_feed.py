@@ -76,13 +76,15 @@ class ClientFeed(ChangeReader):
             assert self._events is not None
             try:
                 part = decode_part(await anext(self._events))
-            except (Closed, Unreachable, StopAsyncIteration) as error:
+            except (Closed, Overloaded, Unreachable, StopAsyncIteration) as error:
                 # A node that stops says so, or ends its answer; one that dies says nothing.
                 await self._lose()
                 if not self._asker.retry:
                     self._closed = True
-                    if isinstance(error, Unreachable):
+                    if isinstance(error, Overloaded | Unreachable):
                         raise
+                elif isinstance(error, Overloaded):
+                    await Pauses(self._deadline_s()).after(error)
                 continue
             if isinstance(part, Lagging):
                 return part
@@ -103,10 +105,13 @@ class ClientFeed(ChangeReader):
             self._asker.nodes.saw_elsewhere(part.cursor.vector, self._replica_id)
         return Part(part.cursor, changes)
 
+    def _deadline_s(self) -> float:
+        return asyncio.get_running_loop().time() + self._asker.nodes.timeout_ms / 1_000
+
     async def _begin(self) -> None:
         """Subscribe at a node, until the client's time-out. Raises what that answers."""
         nodes = self._asker.nodes
-        deadline_s = asyncio.get_running_loop().time() + nodes.timeout_ms / 1_000
+        deadline_s = self._deadline_s()
         pauses = Pauses(deadline_s)
         while True:
             try:

@@ -55,6 +55,8 @@ _LEAST_SHARE_MS: Final = 100
 _LEAST_PATIENCE_MS: Final = 1_000
 """A busy node on a busy machine may be silent for less."""
 
+_LONE_PATIENCE_MS: Final = 10_000
+
 _PASSING = (Closed, NotCovered, Overloaded, Unreachable)
 """What time may mend: a node that is gone, stopping, busy or behind."""
 
@@ -107,8 +109,8 @@ class Nodes:
         self._cover_ms = max(_LEAST_SHARE_MS, timeout_ms // (count + 1))
         self._open_ms = timeout_ms if count == 1 else self._cover_ms
         # Where there is no other node, a silent one is only connected to again: no hurry.
-        patience_ms = 3 * timeout_ms if count == 1 else self._cover_ms
-        self._patience_ms = max(_LEAST_PATIENCE_MS, patience_ms)
+        lone_ms = max(_LONE_PATIENCE_MS, 3 * timeout_ms)
+        self._patience_ms = lone_ms if count == 1 else max(_LEAST_PATIENCE_MS, self._cover_ms)
 
     async def open(self) -> None:
         """Make the first connection; raises at once where no node can be used."""

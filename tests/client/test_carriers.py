@@ -235,10 +235,10 @@ def test_a_busy_node_is_asked_again_when_it_says(carrier: str, tmp_path: Path) -
 
     def verbs(memory: Memory) -> dict[str, Handler]:
         usual = memory_verbs(memory)
-        return {
-            "commit": busy(usual["commit"]),
-            "subscribe": Busy(1, retry_after_ms=1)(usual["subscribe"]),
+        others = {
+            verb: Busy(2, retry_after_ms=1)(usual[verb]) for verb in ("subscribe", "export", "keys")
         }
+        return {"commit": busy(usual["commit"]), **others}
 
     async def scenario() -> None:
         async with served(carrier, tmp_path, verbs) as place, await connect(place.url) as client:
@@ -252,6 +252,38 @@ def test_a_busy_node_is_asked_again_when_it_says(carrier: str, tmp_path: Path) -
             feed = await client.changes(SPACE)
             await client.space(*SPACE).put("key", 1)
             assert (await anext(feed)).key == "key"
+            assert await client.space(*SPACE).keys() == ["key"]
+            assert len([record async for record in client.export(SPACE)]) == 2
+
+    play(scenario)
+
+
+def test_a_feed_that_is_cut_off_goes_on_when_the_node_says(carrier: str, tmp_path: Path) -> None:
+    begun = 0
+
+    def verbs(memory: Memory) -> dict[str, Handler]:
+        usual = memory_verbs(memory)["subscribe"]
+
+        async def break_off(request: Request) -> None:
+            await request.emit([memory.engine.replica.context.vector.flat(), []])
+            raise Overloaded("too many streams", hint="come back later", retry_after_ms=1)
+
+        def subscribe(request: Request, body: Any) -> None:
+            nonlocal begun
+            begun += 1
+            if begun <= 3:
+                request.run(break_off(request))
+            else:
+                usual(request, body)
+
+        return {"subscribe": subscribe}
+
+    async def scenario() -> None:
+        async with served(carrier, tmp_path, verbs) as place, await connect(place.url) as client:
+            feed = await client.changes(SPACE)
+            await client.space(*SPACE).put("key", 1)
+            assert (await anext(feed)).key == "key"
+            assert begun == 4
 
     play(scenario)
 

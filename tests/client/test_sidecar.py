@@ -50,6 +50,13 @@ def test_coming_back_is_a_greeting_and_a_read(tmp_path: Path) -> None:
                 assert await client.space("agent").get("0") == 0
             assert gate.verbs == ["hello", "wait", "read"]
             assert gate.connections == 2
+            # The very same node need not be asked, for what it published it has on disk.
+            gate.verbs.clear()
+            async with await connect(gate.url) as client:
+                await client.space("agent").put("0", 1)
+                gate.cut()
+                assert await client.space("agent").get("0") == 1
+            assert gate.verbs == ["hello", "commit", "hello", "read"]
             await gate.shut()
 
     asyncio.run(scenario())
