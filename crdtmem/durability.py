@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from crdtmem.causality import Context
 from crdtmem.effects import Effect, Reply
 from crdtmem.epoch import Epoch
 from crdtmem.errors import CrdtmemError, DurabilityTimeout, UnknownName
@@ -85,6 +86,8 @@ class DurabilityWaits:
                     f"as asked ({item.durability})",
                     hint="nothing is undone; wait longer, or ask for less",
                     reached=reached,
+                    # What was written, for whoever goes on after it all the same.
+                    context=str(Context(item.vector)),
                 )
                 effects.append(Reply(item.ticket, error=error))
             else:

@@ -70,6 +70,8 @@ def _operation(
         f'<span class="method">{escape(method.upper())}</span> ',
         f'<span class="path">{escape(path)}</span> {escape(operation["summary"])}</summary>',
     ]
+    if "description" in operation:
+        parts.append(f"<p>{escape(operation['description'])}</p>")
     rows = [
         (one["name"], f"{one['in']}: {_kind(one['schema'], description)}", one["description"])
         for one in operation.get("parameters", ())

@@ -46,6 +46,13 @@ __all__ = [
 
 EVENT_STREAM: Final = "text/event-stream"
 
+_ABOUT: Final = """\
+Server-Sent Events. `changes` holds `{"cursor", "changes": [{"space", "datatype", "key", "dot",
+"removed", "author", "region", "time_us"}]}`: whole transactions, never values; its `id` is the
+cursor from which to go on, as `Last-Event-ID`, on any node. The first has no changes, and says
+where the feed begins. `lagging` says once that the reader is too slow, and loses nothing.
+`problem` says why the feed ended: after `history_gap` read the state again, and go on from
+`resume`."""
 _USUAL_BATCHES: Final = 1_000
 _MOST_BATCHES: Final = 100_000
 _SILENCE_S: Final = 15.0
@@ -163,7 +170,8 @@ async def _serve(
 ROUTES: Final = (
     Route(
         "GET", "/v1/changes", "changes", "Stream what is published.", _changes,
-        tag="feeds", query=FeedQuery, media=EVENT_STREAM, headers=("Last-Event-ID",),
+        description=_ABOUT, tag="feeds", query=FeedQuery, media=EVENT_STREAM,
+        headers=("Last-Event-ID",),
         refusals=frozenset({410, 429}),
     ),
     Route(

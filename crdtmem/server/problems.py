@@ -11,7 +11,7 @@ such path, a body of a type that is not spoken here) is a ``Refusal``, in the sa
 The statuses, where they are not obvious:
 
 * 202 for ``durability_timeout``: the write *was* taken, is durable here and keeps
-  spreading. A status of failure would have clients repeat it.
+  spreading. A status of failure would have clients repeat it. ``X-Context`` names it.
 * 409 for a write that the state forbids, now: a condition that fails, siblings at their
   limit, rights that are held elsewhere.
 * 412 for a context that was not joined in time: ``X-Context`` is a precondition.
@@ -107,6 +107,8 @@ def problem_of(error: CrdtmemError) -> tuple[int, dict[str, Any], dict[str, str]
         pause_ms = details.get("retry_after_ms")
         known = type(pause_ms) in (int, float) and pause_ms >= 0
         headers["Retry-After"] = str(math.ceil(pause_ms / 1_000) if known else _RETRY_AFTER_S)
+    if status == 202 and type(details.get("context")) is str:
+        headers["X-Context"] = details["context"]
     return status, problem, headers
 
 

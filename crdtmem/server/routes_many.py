@@ -57,7 +57,6 @@ __all__ = [
 NDJSON: Final = "application/x-ndjson"
 
 _MOST_READS: Final = 1_000
-_MOST_STEPS: Final = 10_000
 _MOST_CONFLICTS: Final = 1_000
 _USUAL_CONFLICTS: Final = 100
 _CONFLICT_FIELDS: Final = (
@@ -107,7 +106,7 @@ class PutPolicy(Body):
 class Transact(Body):
     """Operations that become visible all at once, everywhere."""
 
-    operations: Annotated[list[STEPS], Field(strict=False, min_length=1, max_length=_MOST_STEPS)]
+    operations: Annotated[list[STEPS], Field(strict=False, min_length=1)]
 
 
 class ReadOne(Body):
@@ -264,15 +263,19 @@ ROUTES: Final = (
     ),
     Route(
         "PUT", "/v1/spaces/{space}/policy", "put_policy", "Replace a space's policy.", _put_policy,
+        description="In every region. What is not given takes its default.",
         tag="spaces", answer=Written, body=PutPolicy,
         headers=WRITE_HEADERS, refusals=WRITE_REFUSALS,
     ),
     Route(
         "POST", "/v1/transactions", "transact", "Commit several operations as one.", _transact,
+        description="All become visible at once, in every region, or none does. An operation sees "
+        "what those before it did.",
         tag="many", answer=Written, body=Transact, headers=WRITE_HEADERS, refusals=WRITE_REFUSALS,
     ),
     Route(
         "POST", "/v1/reads", "read_many", "Read several keys at one moment.", _read_many,
+        description="In the order in which they were asked for.",
         tag="many", answer=Reads, body=ReadMany, headers=READ_HEADERS, refusals=READ_REFUSALS,
     ),
     Route(
@@ -287,6 +290,9 @@ ROUTES: Final = (
     ),
     Route(
         "GET", "/v1/export", "export", "Stream a record per live entry.", _export,
+        description="A line of JSON each: `space`, `type`, `key`, the `operation` and `arguments` "
+        "that would write it again, `author`, `region`, `time_us`, `dot`. An answer that was cut "
+        "short has no last chunk.",
         tag="many", query=SpaceQuery, media=NDJSON, headers=READ_HEADERS, refusals=READ_REFUSALS,
     ),
 )  # fmt: skip

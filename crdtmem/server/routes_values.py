@@ -54,6 +54,15 @@ WRITE_HEADERS: Final = (
 READ_REFUSALS: Final = frozenset({412, 429})
 WRITE_REFUSALS: Final = frozenset({202, 404, 409, 412, 413, 429, 507})
 
+_READING: Final = (
+    "What is not there is no error: `exists` is false. `contested` says that concurrent values are "
+    "kept; `observed` lets a later write refer to just what was seen."
+)
+_WRITING: Final = (
+    "Durable on this node when it is answered. Without `observed` or `expect` it supersedes "
+    "whatever this node holds of it at that moment. 202 says that it was taken, and is not yet as "
+    "widely durable as `X-Durability` asks."
+)
 _MOST_KEYS: Final = 10_000
 _USUAL_KEYS: Final = 1_000
 _WORD_BITS: Final = 64
@@ -257,23 +266,24 @@ def _routes_of(datatype: str) -> list[Route]:
         ),
         Route(
             "GET", path, f"read_{datatype}", f"Read a {datatype}.", _read_key,
+            description=_READING,
             answer=ReadAnswer, query=ReadQuery, headers=READ_HEADERS, refusals=READ_REFUSALS,
             **shared,
         ),
         Route(
             "POST", path, f"change_{datatype}", f"Carry out an operation on a {datatype}.",
-            _change_key, body=BODIES[datatype], **writing,
+            _change_key, body=BODIES[datatype], description=_WRITING, **writing,
         ),
         Route(
             "DELETE", path, f"delete_{datatype}", f"Remove what is held of a {datatype}.",
-            _delete_key, query=DeleteQuery, **writing,
+            _delete_key, query=DeleteQuery, description=_WRITING, **writing,
         ),
     ]  # fmt: skip
     if datatype in ("register", "multi_value"):
         routes.append(
             Route(
                 "PUT", path, f"put_{datatype}", f"Write a {datatype}.", _put_key,
-                body=PutValue, **writing,
+                body=PutValue, description=_WRITING, **writing,
             )
         )  # fmt: skip
     return routes

@@ -213,6 +213,10 @@ def test_what_was_written_at_one_node_is_read_at_the_next(tmp_path: Path) -> Non
         slow = {"X-Durability": "all", "X-Timeout-Ms": "50"}
         taken = await europe.ask("PUT", path, {"value": "Bonn"}, slow)
         assert (taken.status, taken.code) == (202, "durability_timeout")
+        assert (
+            Context.parse(taken.headers["x-context"]) <= europe.node.memory.engine.replica.context
+        )
+        assert taken.headers["x-context"] == taken.value["context"]
         assert (await europe.good("GET", path))["value"] == "Bonn"
 
     run(tmp_path, scene, region="eu", node_name="eu")
