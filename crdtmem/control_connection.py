@@ -361,6 +361,13 @@ class Connection:
 
     def spawn(self, request: ControlRequest, work: Coroutine[Any, Any, Any]) -> None:
         """Run a request's coroutine until it ends, or the client leaves."""
+        if request.id in self._tasks:
+            # Nobody could say which of the two is to be cancelled, or has been answered.
+            work.close()
+            raise MalformedFrame(
+                f"request {request.id} is not answered yet, and its id is used again",
+                hint="number requests anew: an id is free once it is answered",
+            )
         task = asyncio.get_running_loop().create_task(carry_out(request, work))
         self._tasks[request.id] = task
         task.add_done_callback(lambda done: self._task_ended(request, work, done))
