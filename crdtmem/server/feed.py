@@ -30,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from crdtmem.causality import Context
 from crdtmem.changes import Change
-from crdtmem.errors import CrdtmemError, InvalidValue
+from crdtmem.errors import CrdtmemError
 from crdtmem.operations import decode_context, encode_context
 from crdtmem.server.exchange import HEADERS, Exchange
 from crdtmem.server.negotiation import encode
@@ -148,9 +148,6 @@ async def _member_changes(exchange: Exchange) -> web.StreamResponse:
 async def _serve(
     exchange: Exchange, events: _Events, verb: str, body: Any, write: Any
 ) -> web.StreamResponse:
-    if exchange.request.version < (1, 1):
-        raise InvalidValue("a stream needs HTTP/1.1", hint="use a newer client")
-
     async def work() -> None:
         breathing = asyncio.ensure_future(events.breathe())
         try:

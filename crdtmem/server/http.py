@@ -27,8 +27,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
+from crdtmem.admission import SMALL_BYTES
 from crdtmem.asking import Handler
 from crdtmem.errors import Closed, ConfigError, CrdtmemError, LimitExceeded, Overloaded
 from crdtmem.server.connection import Connection, Connections
@@ -57,8 +58,8 @@ HEADERS_MOST: Final = 64
 """Most headers of a request."""
 
 _UNWEIGHED: Final = ("/v1/status", "/v1/members", "/v1/admin/", "/v1/socket", "/openapi", "/docs")
-"""Paths that are answered whatever others hold: an operator's, and one that has a share of
-its own."""
+"""Paths that are answered whatever others hold, if what they bring is small: an operator's,
+and one that has a share of its own."""
 
 _LINGER_S: Final = 1.0
 _HOSTS_KEPT: Final = 64
@@ -174,8 +175,9 @@ class HttpFace:
         assert isinstance(connection, Connection)
         connection.begin()
         try:
-            if not request.raw_path.startswith(_UNWEIGHED):
-                connection.take_in(_weight(request, self.body_bytes))
+            size_bytes = _weight(request, self.body_bytes)
+            if size_bytes > SMALL_BYTES or not request.raw_path.startswith(_UNWEIGHED):
+                connection.take_in(size_bytes)
             return await self._answer(request)
         except Refusal as refusal:
             return _problem(*problem_of_refusal(refusal))
@@ -185,6 +187,9 @@ class HttpFace:
             # What aiohttp refuses by itself: an upgrade that is none, for one.
             said = Refusal(error.status, "malformed_request", error.text or error.reason)
             return _problem(*problem_of_refusal(said))
+        except ConnectionError as error:
+            # The client is gone; nobody reads this.
+            return _problem(*problem_of(Closed(f"the connection was lost: {error}")))
         except RecursionError:
             return _problem(
                 *problem_of(LimitExceeded("a value nested too deep", hint="flatten it"))
@@ -207,6 +212,7 @@ class HttpFace:
         exchange = Exchange(self, request, found)
         if found.query and found.route.query is None:
             exchange.no_query()
+        exchange.no_body()
         return await found.route.handler(exchange)
 
     def _check_sender(self, request: web.BaseRequest) -> None:
@@ -242,8 +248,15 @@ class HttpFace:
         connection = exchange.request.protocol
         assert isinstance(connection, Connection)
         try:
+            if exchange.request.version < HttpVersion11:
+                raise Refusal(
+                    400,
+                    "old_protocol",
+                    "before HTTP/1.1 nobody can tell a part of an answer from the whole",
+                    hint="use a client of HTTP/1.1",
+                )
             connection.begin_stream()
-        except Overloaded:
+        except (Refusal, Overloaded):
             work.close()
             raise
         task = asyncio.ensure_future(work)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from crdtmem.asking import Request
 from crdtmem.causality import Context
 from crdtmem.errors import HistoryGap
+from crdtmem.server import feed
 from tests.server.serving import Served, events_of, run
 from tests.waiting import eventually
 
@@ -165,6 +167,37 @@ def test_a_gap_is_told_with_where_to_go_on(begun: bool, tmp_path: Path) -> None:
             assert last["event"] == "problem"
             assert last["data"]["code"] == "history_gap"
             assert last["data"]["resume"] == "c1.kA"
+
+    run(tmp_path, scene)
+
+
+def test_silence_is_broken_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "_SILENCE_S", 0.01)
+
+    async def scene(served: Served) -> None:
+        wire = await served.wire()
+        wire.send(b"GET /v1/changes HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        for _ in range(3):
+            await wire.reader.readuntil(b": still here\n\n")
+        await wire.close()
+        await eventually(lambda: not served.face.streams, "end of the stream")
+
+    run(tmp_path, scene)
+
+
+@pytest.mark.parametrize("path", ["/v1/changes", "/v1/members/changes", "/v1/export"])
+def test_who_could_not_tell_a_part_from_the_whole_gets_none(path: str, tmp_path: Path) -> None:
+    async def scene(served: Served) -> None:
+        wire = await served.wire()
+        wire.send(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+        status, _, body = await wire.answer()
+        assert (status, json.loads(body)["code"]) == (400, "old_protocol")
+        await wire.close()
+        # What has a length can be asked for.
+        wire = await served.wire()
+        wire.send(b"GET /v1/context HTTP/1.0\r\n\r\n")
+        assert (await wire.answer())[0] == 200
+        await wire.close()
 
     run(tmp_path, scene)
 
