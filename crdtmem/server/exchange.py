@@ -60,6 +60,9 @@ _USUAL_WAIT_MS: Final = 10_000
 _QUERY_FIELDS: Final = 16
 _OPERATION_ID_BYTES: Final = 64
 _FAULTS_SHOWN: Final = 10
+_UNKNOWN_CONDITIONS: Final = ("If-Match", "If-None-Match", "If-Unmodified-Since")
+"""Nothing here has an entity tag: a write that insists on one must not go on without."""
+
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -121,6 +124,13 @@ class Exchange:
         if self.target.query and self.route.query is None:
             raise Refusal(
                 400, "malformed_query", "this operation takes no query", hint="see /openapi.json"
+            )
+
+    def no_body(self) -> None:
+        """Refuse a body where the route has none: what it says would go unheard."""
+        if self.route.body is None and self.request.can_read_body:
+            raise Refusal(
+                400, "malformed_request", "this operation takes no body", hint="see /openapi.json"
             )
 
     async def body(self) -> Any:
@@ -195,6 +205,12 @@ class Exchange:
     def write_options(self) -> WriteOptions:
         """Return what qualifies a write, from all of the headers of a write."""
         headers = self.request.headers
+        for name in _UNKNOWN_CONDITIONS:
+            if name in headers:
+                raise InvalidValue(
+                    f"{name} is no condition that is known here",
+                    hint="read the key, and pass what that returned as observed in expect",
+                )
         durability = headers.get("X-Durability", "local")
         if durability not in DURABILITIES:
             raise InvalidValue(
