@@ -28,7 +28,7 @@ from pydantic import ValidationError
 
 from crdtmem.asking import Handler
 from crdtmem.causality import Context
-from crdtmem.errors import InvalidToken, InvalidValue, LimitExceeded
+from crdtmem.errors import CrdtmemError, InvalidValue, UnknownName
 from crdtmem.handles import WriteOptions
 from crdtmem.operations import decode_context, encode_context
 from crdtmem.server.negotiation import (
@@ -310,7 +310,7 @@ def _operation_id(key: str) -> bytes:
     return identity
 
 
-def _misfit(what: str, error: ValidationError) -> InvalidValue | InvalidToken | LimitExceeded:
+def _misfit(what: str, error: ValidationError) -> CrdtmemError:
     """Say what does not fit a model, without quoting what was sent at length."""
     faults = [
         {"where": [str(part)[:100] for part in fault["loc"]], "what": fault["msg"][:300]}
@@ -318,6 +318,12 @@ def _misfit(what: str, error: ValidationError) -> InvalidValue | InvalidToken | 
     ]
     first = faults[0]
     where = ".".join(first["where"])
+    if error.errors(include_url=False)[0]["type"] == "union_tag_invalid":
+        # As the verb itself calls an operation, or a datatype, that there is not.
+        return UnknownName(
+            f"{where + ': ' if where else ''}{first['what']}",
+            hint="/openapi.json names the operations of each datatype",
+        )
     return InvalidValue(
         f"the {what} does not fit: {where + ': ' if where else ''}{first['what']}",
         hint="/openapi.json says what each operation takes",

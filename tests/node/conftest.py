@@ -18,7 +18,8 @@ _numbers = count()
 @pytest.fixture(scope="module")
 def shared_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
     """One node process for all tests of a module; each uses spaces of its own."""
-    with NodeProcess(tmp_path_factory.mktemp("node"), "--region=here") as node:
+    folder = tmp_path_factory.mktemp("node")
+    with NodeProcess(folder, "--region=here", "--http=127.0.0.1:0") as node:
         yield node
 
 
@@ -32,7 +33,7 @@ def node(tmp_path: Path) -> Iterator[NodeProcess]:
 @pytest.fixture(params=FACES)
 def memory(request: pytest.FixtureRequest, shared_node: NodeProcess) -> Iterator[Any]:
     """A memory behind each face in turn, all with the same synchronous calls."""
-    with open_face(request.param, shared_node.url) as opened:
+    with open_face(request.param, shared_node) as opened:
         yield opened
 
 

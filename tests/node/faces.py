@@ -1,7 +1,8 @@
-"""One memory behind four faces, so that one scenario can be played through each.
+"""One memory behind several faces, so that one scenario can be played through each.
 
-``embedded`` and ``client`` are the asynchronous memories, driven on this thread;
-``sync_embedded`` and ``sync_client`` are the synchronous face over the same two.
+``embedded`` is the memory itself; ``socket`` and ``websocket`` are the client over either
+carrier, ``http`` and ``http_msgpack`` plain requests, all driven on this thread;
+``sync_embedded`` and ``sync_client`` are the synchronous face over the first two.
 """
 
 from __future__ import annotations
@@ -15,10 +16,20 @@ from typing import Any
 from crdtmem.client import connect
 from crdtmem.memory import Memory
 from crdtmem.synchronous import Shell, SyncMemory
+from tests.node.processes import NodeProcess
+from tests.server.http_memory import HttpMemory
 
 __all__ = ["FACES", "open_face"]
 
-FACES = ("embedded", "client", "sync_embedded", "sync_client")
+FACES = (
+    "embedded",
+    "socket",
+    "websocket",
+    "http",
+    "http_msgpack",
+    "sync_embedded",
+    "sync_client",
+)
 
 
 class _Here:
@@ -35,21 +46,27 @@ class _Here:
         return self._runner.run(carry_out())
 
 
+async def _open(face: str, node: NodeProcess) -> Any:
+    base = node.ready["http"]
+    if face == "embedded":
+        return await Memory.open("memory:", region="here", tune_gc=False)
+    if face.startswith("http"):
+        return await HttpMemory.connect(base, msgpack=face == "http_msgpack")
+    return await connect(node.url if face == "socket" else base)
+
+
 @contextmanager
-def open_face(face: str, node_url: str) -> Iterator[Any]:
-    """Yield a memory behind the named face; the client ones are connected to ``node_url``."""
+def open_face(face: str, node: NodeProcess) -> Iterator[Any]:
+    """Yield a memory behind the named face; all but the embedded ones are those of ``node``."""
     if face == "sync_embedded":
         with SyncMemory.open("memory:", region="here", tune_gc=False) as memory:
             yield memory
     elif face == "sync_client":
-        with SyncMemory.connect(node_url) as memory:
+        with SyncMemory.connect(node.url) as memory:
             yield memory
     else:
         with asyncio.Runner() as runner:
-            if face == "embedded":
-                inner: Any = runner.run(Memory.open("memory:", region="here", tune_gc=False))
-            else:
-                inner = runner.run(connect(node_url))
+            inner: Any = runner.run(_open(face, node))
             try:
                 yield Shell(_Here(runner), inner)  # type: ignore[arg-type]
             finally:

@@ -21,7 +21,7 @@ RESERVED = [RETRY_PREFIX, RETRY_PREFIX + b"x" * 16, RESCUE_PREFIX + b"\0" * 16]
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> NodeProcess:
-    return NodeProcess(tmp_path_factory.mktemp("reserved"), "--region=here")
+    return NodeProcess(tmp_path_factory.mktemp("reserved"), "--region=here", "--http=127.0.0.1:0")
 
 
 @pytest.mark.parametrize("identity", RESERVED)
@@ -48,7 +48,7 @@ def test_ids_that_only_look_alike_are_the_clients_own(identity: bytes) -> None:
 
 @pytest.mark.parametrize("face", FACES)
 def test_no_face_lets_one_through(face: str, node: NodeProcess) -> None:
-    with node, open_face(face, node.url) as memory:
+    with node, open_face(face, node) as memory:
         with (
             pytest.raises(InvalidValue, match="reserved"),
             memory.transaction(operation_id=RETRY_PREFIX + b"1") as opened,
