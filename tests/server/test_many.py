@@ -44,7 +44,6 @@ def test_a_transaction_is_refused_whole(tmp_path: Path) -> None:
         assert (refused.status, refused.code) == (409, "insufficient_rights")
         assert await served.node.memory.space("team").keys() == []
         for wrong in (
-            _step("counter", "visits", operation="append", value=1),
             _step("register", "", operation="set", value=1),
             {**_step("register", "a", operation="set", value=1), "more": 1},
             {"space": [], "datatype": "flag", "key": "a", "do": {"operation": "enable"}},
