@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from crdtmem.batch import SpaceName
 from crdtmem.causality import Context
+from crdtmem.control_frames import ANSWER_BYTES, encode_body
 from crdtmem.crdt import DATATYPES
-from crdtmem.errors import InvalidToken
+from crdtmem.errors import InvalidToken, LimitExceeded
 from crdtmem.operations import encode_context
 from crdtmem.policy import DEFAULT_POLICY, SYSTEM_SPACE, Policy, policy_key
 from crdtmem.reading import Reading
@@ -180,10 +181,19 @@ async def _read_many(exchange: Exchange) -> web.StreamResponse:
     # From here on nothing is waited for: all readings are of one state.
     context = await exchange.joined()
     readings = []
+    size_bytes = 0
     for one in body.reads:
         code = DATATYPES[one.datatype].code
         reading = await exchange.ask("read", (tuple(one.space), code, one.key, None, 0))
-        readings.append(reading_value(reading, siblings=body.siblings))
+        shown = reading_value(reading, siblings=body.siblings)
+        # Known before all of it is at hand: a few requests would else take the node's memory.
+        size_bytes += len(encode_body(shown))
+        if size_bytes > ANSWER_BYTES:
+            raise LimitExceeded(
+                f"what these keys hold takes over {ANSWER_BYTES} bytes",
+                hint="ask for fewer keys at once",
+            )
+        readings.append(shown)
     return exchange.reply({"context": context, "readings": readings}, context=context)
 
 
