@@ -178,17 +178,19 @@ class Regions:
         return self.fetch(request, fetch.later.author, wide=fetch.later_wide)
 
     def next_deadline_us(self) -> int | None:
-        """Return when a failed fetch is due again, or a region that is silent to be given up."""
+        """Return when a failed fetch is due again, or when whom nobody lists, or a silent region,
+        is to be given up."""
         due = [fetch.due_us for fetch in self._fetches.values()]
-        due += [view.give_up_us for view in self.others.values()]
+        due += [view.due_us for view in self.others.values()]
         return min((at for at in due if at is not None), default=None)
 
     def given_up(self, now_us: int) -> set[int]:
-        """Give up the regions for whom nobody has spoken for so long; return whose row changed."""
+        """Give up whom nobody has listed, and the regions for whom nobody has spoken, for so
+        long; return whose row changed."""
         over = [
             view
             for view in self.others.values()
-            if view.give_up_us is not None and view.give_up_us <= now_us
+            if view.due_us is not None and view.due_us <= now_us
         ]
         return {member for view in over for member in view.sweep(now_us)}
 

@@ -11,7 +11,8 @@ for an announcement.
 
 Invariants: a view is taken from a member of that region, at first hand (in the wide-area pool),
 or from a gateway of one's own, who must be so still when the answer comes (of anybody else's end
-one would not hear); at most ``_OUT`` exchanges are out.
+one would not hear); of those who may speak for a region, one that is suspect comes last; at most
+``_OUT`` exchanges are out.
 """
 
 from __future__ import annotations
@@ -177,11 +178,14 @@ class Viewing:
         if swim is self._beliefs.near:
             # A gateway has it at first hand, from the wide area.
             return list(self.gateways) if self._beliefs.far is None else []
-        return sorted(
-            view.record.member
+        # Only who takes itself for the active one speaks up; that it does while a lower id is
+        # suspect here means that its own region, which finds out sooner, has lost that one.
+        ranked = sorted(
+            (view.state is State.SUSPECT, view.record.member)
             for view in swim.members()
             if view.record.profile.region == region and view.state <= State.SUSPECT
         )
+        return [member for _, member in ranked]
 
     def _speaks_here(self, region: str, author: int) -> bool:
         """Whether that author may speak for a region to this node, as it is now."""
@@ -194,6 +198,16 @@ class Viewing:
             for view in far.members()
             if view.record.profile.region == region and view.state is State.DEAD
         ]
+
+    def _drop_dead(self, far: Swim, region: str, now_us: int) -> None:
+        """Keep nobody whom its region does not list, and the wide-area pool itself found dead."""
+        view = self._regions.others.get(region)
+        if view is None:
+            return
+        dropped = view.sweep(now_us, self._found_dead(far, region))
+        if dropped:
+            self._beliefs.touch(dropped)
+            self.announce_soon(now_us)
 
     def gateway_changed(self, change: MemberChanged, now_us: int) -> list[Effect]:
         """A member of the wide-area pool is not what it was: ask it, or doubt its region."""
@@ -212,6 +226,7 @@ class Viewing:
                 self._beliefs.touch(view.doubt(now_us, self._found_dead(far, region)))
                 self.announce_soon(now_us)
             return []
+        self._drop_dead(far, region, now_us)
         # It may be a while until it has something to announce; and who takes over for one that
         # died is not listened to before that death is known here.
         if author in speakers:
@@ -241,6 +256,8 @@ class Viewing:
         if changed:
             self._beliefs.touch(changed)
             self.announce_soon(now_us)
+        if self._beliefs.far is not None:
+            self._drop_dead(self._beliefs.far, region, now_us)
         effects = self._own_row() if self._beliefs.near.me.member in changed else []
         return effects if following is None else effects + self._fetch(following, now_us)
 

@@ -11,7 +11,8 @@ Within its region a view is first hand (the table of its pool); elsewhere each r
 last gateway said. A row never goes back to an older life or word of its member, and one that
 left does not return in the same life, whoever says so. But where whoever speaks for the region
 goes on listing an older life, the later one was a copy's that it never met, or is over: that row
-is dropped after a while, as if it were not listed.
+is dropped after a while, as if it were not listed; at once where that life was found dead at
+first hand.
 
 Invariants: numbers only rise in one author's life; a change is never left out between two
 numbers; rows and memory of the gone are bounded.
@@ -138,10 +139,28 @@ class RegionView:
         self.author_number = view.number
         return changed
 
-    def sweep(self, now_us: int) -> set[int]:
+    @property
+    def due_us(self) -> int | None:
+        """When somebody is to be dropped or given up next: ``sweep`` is due then."""
+        # Whoever was missed first comes first.
+        first_us = next(iter(self._unlisted.values()), None)
+        if first_us is None:
+            return self.give_up_us
+        drop_us = first_us + _UNLISTED_US
+        return drop_us if self.give_up_us is None else min(drop_us, self.give_up_us)
+
+    def sweep(self, now_us: int, dead: Iterable[Stamp] = ()) -> set[int]:
         """Drop whom the author has not listed for long, and give up those for whom nobody has
-        spoken for long; return whose row changed."""
-        over = [member for member, at_us in self._unlisted.items() if now_us - at_us > _UNLISTED_US]
+        spoken for long; return whose row changed.
+
+        ``dead`` are the lives that were found dead at first hand: for them nobody waits.
+        """
+        ended = {stamp.member: stamp.generation for stamp in dead}
+        over = [
+            member
+            for member, at_us in self._unlisted.items()
+            if now_us - at_us >= _UNLISTED_US or self._is_over(member, ended)
+        ]
         for member in over:
             del self._unlisted[member]
             if member in self._overtaken:
@@ -181,6 +200,10 @@ class RegionView:
         """Forget one member; tells whether it was listed."""
         self._unlisted.pop(member, None)
         return bool(self._change({}, [member]))
+
+    def _is_over(self, member: int, ended: dict[int, int]) -> bool:
+        row = self._rows.get(member)
+        return row is not None and row.record.generation <= ended.get(member, -1)
 
     def _is_older_life(self, record: Record) -> bool:
         row = self._rows.get(record.member)

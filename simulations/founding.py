@@ -35,8 +35,9 @@ GATHERING_S: Final = 300.0
 """Within this time after healing the mesh must show everybody again, and nobody else.
 
 What takes longest is a member of another region that died unseen with the gateway that had
-listed it: two minutes, and up to one more until that is looked at. Rejoining takes some rounds
-of 5 s (``local``) or 30 s, jittered by half; a suspicion in the wide area up to three minutes.
+listed it: up to two minutes until the next one is heard, and two more. Rejoining takes some
+rounds of 5 s (``local``) or 30 s, jittered by half; a suspicion in the wide area up to three
+minutes.
 """
 
 
