@@ -45,6 +45,7 @@ __all__ = [
     "frame",
     "frame_of_messages",
     "payload_of_messages",
+    "wide",
 ]
 
 MAGIC: Final = "crdtmem-control"
@@ -68,10 +69,15 @@ _WIDE: Final = 1
 _WIDE_BYTES: Final = 17
 
 
+def wide(number: int) -> msgpack.ExtType:
+    """Return an integer in the form of those of more than 64 bits: who has one, saves a search."""
+    return msgpack.ExtType(_WIDE, number.to_bytes(_WIDE_BYTES, "big", signed=True))
+
+
 def _encode_other(value: object) -> msgpack.ExtType:
     """Encode what MessagePack does not know: integers of more than 64 bits."""
     if type(value) is int:
-        return msgpack.ExtType(_WIDE, value.to_bytes(_WIDE_BYTES, "big", signed=True))
+        return wide(value)
     raise TypeError(f"a {type(value).__name__} cannot cross the control socket")
 
 

@@ -144,6 +144,15 @@ class Executor(ABC):
         except Exception as fault:  # noqa: BLE001 - whatever it is, nothing goes on after it
             self.stop_for(fault)
 
+    def queued(self, effects: list[Effect]) -> None:
+        """Do as ``apply`` does after something was queued to be written.
+
+        While a flight is out there is nothing to do, if the engine asks for nothing: the
+        flight's landing lets it advance.
+        """
+        if effects or not self._flying:
+            self.apply(effects)
+
     def carry_out(self, effect: Effect) -> None:
         """Carry out one effect."""
         kind = type(effect)

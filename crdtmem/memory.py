@@ -164,7 +164,7 @@ class Memory(MemoryFace):
         now = self.runtime.now_us()
         deadline_us = now + options.timeout_ms * 1_000
         after = None if options.after is None else options.after.vector
-        runtime.apply(
+        runtime.queued(
             self.engine.submit(ticket, transaction, now, after=after, deadline_us=deadline_us)
         )
         return deadline_us

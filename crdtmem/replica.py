@@ -146,7 +146,8 @@ class Replica(ReadSide):
             if deadline_us <= now_us:
                 return [Reply(ticket, error=not_covered())]
             self._waiting.park(pending)
-        elif first:
+            return [SetTimer(deadline_us)]
+        if first:
             self._queue.appendleft(pending)
         else:
             self._queue.append(pending)

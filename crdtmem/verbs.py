@@ -48,7 +48,7 @@ from crdtmem.asking import LATER, Handler, Quick, Request
 from crdtmem.batch import SpaceName
 from crdtmem.causality import Context
 from crdtmem.changes import Part
-from crdtmem.control_frames import ANSWER_BYTES, encode_body
+from crdtmem.control_frames import ANSWER_BYTES, encode_body, wide
 from crdtmem.crdt import DATATYPES_BY_CODE
 from crdtmem.errors import LimitExceeded, MalformedFrame, NotCovered
 from crdtmem.exporting import export_records
@@ -77,6 +77,8 @@ _CONFLICTS_PER_EVENT: Final = 100
 _RECORDS_PER_EVENT: Final = 500
 _LONGEST_FEED: Final = 100_000
 _TEXT: Final = {str}
+_FIRST: Final = 2
+"""Where the outcome of a commit names its first dot."""
 _KEYS_PER_GET: Final = 10_000
 _KEYS_UNMEASURED: Final = 64
 """So many values, each at its limit, are an answer that is not too large."""
@@ -165,7 +167,9 @@ class _MemoryVerbs:
     def _encode_committed(self, committed: Committed) -> list[Any]:
         if committed.context is not self._context:
             self._context, self._flat = committed.context, encode_context(committed.context)
-        return encode_committed(committed, self._flat)
+        encoded = encode_committed(committed, self._flat)
+        encoded[_FIRST] = wide(committed.first)
+        return encoded
 
     def read(self, request: Request, body: Any) -> None:
         space, datatype, key, at_least, timeout_ms = fields(body, 5, "read")

@@ -13,7 +13,7 @@ from typing import Any
 
 from crdtmem.batch import Batch, decode_batch
 from crdtmem.crdt import DATATYPES, NESTED
-from crdtmem.effects import Alarm, Effect, Notify, Persist, Reply
+from crdtmem.effects import Alarm, Effect, Notify, Persist, Reply, SetTimer
 from crdtmem.entries import pack_dot
 from crdtmem.errors import CrdtmemError, StoreFailed
 from crdtmem.flight import Flight
@@ -85,9 +85,11 @@ class KernelNode:
                 assert self.flight is None
                 self.flight = effect.flight
                 self.order.append(("persist", len(effect.flight.batches)))
-            else:
-                assert isinstance(effect, Alarm)
+            elif isinstance(effect, Alarm):
                 self.alarms.append(effect)
+            else:
+                # Whoever plays time here asks for the next deadline itself.
+                assert isinstance(effect, SetTimer)
 
     def submit(self, transaction: Transaction, **more: Any) -> int:
         """Queue a transaction; returns its ticket."""
