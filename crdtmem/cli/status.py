@@ -49,6 +49,7 @@ def _show(status: dict[str, Any]) -> None:
         "keys": f"{status['keys']}, {status['conflicts']} of them contested",
         "mesh": _mesh_text(status["mesh"]),
         "waiting": ", ".join(f"{count} {what}" for what, count in status["queues"].items()),
+        "clients": _clients_text(status["clients"], status["admission"]),
     }
     for name, value in rows.items():
         table.add_row(name, str(value))
@@ -72,10 +73,24 @@ def _show(status: dict[str, Any]) -> None:
         console.print(peers)
     if status["halted"]:
         console.print(f"[bold red]halted:[/] {status['halted']}")
+    if status["admission"]["writes_refused"]:
+        console.print("[bold red]memory:[/] new writes are refused, see admission.memory_bytes")
     if status["broken"]:
         console.print(f"[bold red]store:[/] {_trouble_text(status['broken'])}")
     for alarm in status["alarms"]:
         console.print(f"[yellow]{alarm['name']}:[/] {alarm['message']}")
+
+
+def _clients_text(clients: int, admission: dict[str, Any]) -> str:
+    """Say what all clients hold, how many have to wait, and what memory the process takes."""
+    memory = size_text(admission["memory_bytes"])
+    if admission["memory_bytes_limit"] is not None:
+        memory += f" of {size_text(admission['memory_bytes_limit'])}"
+    return (
+        f"{clients} with {admission['operations']} unanswered "
+        f"({size_text(admission['bytes'])}), {admission['waiting']} not read, "
+        f"{admission['streams']} streams, {admission['refused']} refused; memory {memory}"
+    )
 
 
 def _mesh_text(mesh: dict[str, Any]) -> str:
