@@ -42,6 +42,7 @@ from crdtmem.errors import InvalidValue
 from crdtmem.mesh_verbs import mesh_status, mesh_verbs
 from crdtmem.operations import require
 from crdtmem.parts import in_parts
+from crdtmem.quotas import usage
 from crdtmem.recovery import rederive
 from crdtmem.store import Progress
 from crdtmem.verbs import fields
@@ -273,6 +274,7 @@ async def node_status(node: Node) -> dict[str, Any]:
         "queues": {**replica.queues(), "subscriptions": len(runtime.subscriptions)},
         "clients": len(node.service.connections),
         "admission": node.admission.status(),
+        "quotas": usage(state, replica.quotas),
         "store": {"url": settings.store, "size_bytes": None},
     }
     if runtime.broken is None:

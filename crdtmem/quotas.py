@@ -31,7 +31,7 @@ from crdtmem.staging import TransactionStage
 from crdtmem.table import Overlay, State, Table
 from crdtmem.transaction import Operation, PutRun
 
-__all__ = ["Watch", "begin_watch", "entries_of", "keys_of", "only_removes"]
+__all__ = ["Watch", "begin_watch", "entries_of", "keys_of", "only_removes", "usage"]
 
 _REMOVALS: Final = frozenset({"delete", "remove", "discard", "clear", "disable"})
 """Operations that take away: never refused for what they leave behind as a guard."""
@@ -47,6 +47,19 @@ def entries_of(state: State, space: SpaceName) -> int:
     """Return how many live entries a space holds."""
     digest = state.digests.get(space)
     return 0 if digest is None else digest.count
+
+
+def usage(state: State, quotas: Mapping[SpaceName, Policy]) -> dict[str, dict[str, Any]]:
+    """Return what each space with a quota holds, and what it may, by its labels joined by /."""
+    return {
+        "/".join(space): {
+            "keys": keys_of(state, space),
+            "quota_keys": policy.quota_keys,
+            "entries": entries_of(state, space),
+            "quota_entries": policy.quota_entries,
+        }
+        for space, policy in sorted(quotas.items())
+    }
 
 
 def only_removes(steps: Iterable[Any], space: SpaceName | None = None) -> bool:

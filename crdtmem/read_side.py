@@ -14,7 +14,7 @@ the state.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from crdtmem.batch import SpaceName
@@ -50,6 +50,11 @@ class ReadSide:
     def policy(self, space: SpaceName) -> Policy:
         """Return a space's policy, from the replicated record or the default."""
         return self._policies.of(space)
+
+    @property
+    def quotas(self) -> Mapping[SpaceName, Policy]:
+        """The policies that set a quota, by space."""
+        return self._policies.quotas
 
     def read(self, space: SpaceName, datatype: int, key: str, now_us: int) -> Reading:
         """Read one key, with all that a careful reader may want to know."""

@@ -71,6 +71,14 @@ def _show(status: dict[str, Any]) -> None:
                 peer["error"] or "-",
             )
         console.print(peers)
+    if status["quotas"]:
+        quotas = Table("space", "keys", "of", "entries", "of")
+        for space, held in status["quotas"].items():
+            names = ("keys", "quota_keys", "entries", "quota_entries")
+            quotas.add_row(
+                space, *("-" if held[name] is None else str(held[name]) for name in names)
+            )
+        console.print(quotas)
     if status["halted"]:
         console.print(f"[bold red]halted:[/] {status['halted']}")
     if status["admission"]["writes_refused"]:

@@ -33,6 +33,9 @@ def test_a_quota_refuses_what_adds_beyond_it_and_says_the_figures(ask: Run) -> N
     assert refused["code"] == "quota_exceeded"
     assert "its quota is 1" in refused["message"]
     assert refused["hint"]
+    held = ask("status", "--json").json["quotas"]["rules/full"]
+    assert held == {"keys": 1, "quota_keys": 1, "entries": 1, "quota_entries": None}
+    assert "rules/full" in ask("status").out
     ask("set", "rules/full", "a", "2")
     ask("set", "rules/full", "a", "--operation", "delete")
     ask("set", "rules/full", "b", "1")
