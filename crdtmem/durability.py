@@ -72,6 +72,10 @@ class DurabilityWaits:
         self._waits.append(_Wait(ticket, vector, durability, deadline_us))
         return self.check(now_us)
 
+    def forget(self, ticket: Any) -> None:
+        """Let go of one who no longer waits; one that is not here is none."""
+        self._waits = [item for item in self._waits if item.ticket is not ticket]
+
     def check(self, now_us: int) -> list[Effect]:
         """Answer those whose wish is fulfilled, and those whose time is up."""
         effects: list[Effect] = []

@@ -167,6 +167,11 @@ class Engine:
         effects = waits.wait(ticket, vector, durability, now_us, deadline_us, self.limits.waiters)
         return effects + (self.sync.telling.ask_for_haste(now_us) if len(waits) else [])
 
+    def forget(self, ticket: Any) -> None:
+        """Let go of one who asked to ``wait`` or for durability, and has gone."""
+        self.replica.forget(ticket)
+        self.durability.forget(ticket)
+
     def evict(self, victim: int, now_us: int, *, forced: bool = False) -> list[Effect]:
         """Propose to give a member up for good. Raises ``LocalError``s."""
         return self.membership.propose(victim, forced=forced, now_us=now_us)

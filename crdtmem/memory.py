@@ -18,7 +18,7 @@ import asyncio
 import heapq
 import secrets
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakSet
 
 from crdtmem.admission import Admission
@@ -49,6 +49,8 @@ from crdtmem.transaction import Transaction, check_space
 from crdtmem.wall import now_us
 
 __all__ = ["BatchFeed", "Memory"]
+
+T = TypeVar("T")
 
 _REGISTER = 1
 _RESERVED_IDS = (RETRY_PREFIX, RESCUE_PREFIX)
@@ -177,7 +179,7 @@ class Memory(MemoryFace):
         self.runtime.apply(
             self.engine.await_durability(ticket, context.vector, durability, now, deadline_us)
         )
-        await ticket
+        await self._answered(ticket)
 
     async def wait_for(self, context: Context, *, timeout_ms: int = 10_000) -> Context:
         """Return once ``context`` has been joined here; raises ``NotCovered`` at the deadline."""
@@ -186,7 +188,15 @@ class Memory(MemoryFace):
         now = self.runtime.now_us()
         deadline_us = now + timeout_ms * 1_000
         self.runtime.apply(self.engine.wait(ticket, context.vector, now, deadline_us))
-        return await ticket
+        return await self._answered(ticket)
+
+    async def _answered(self, ticket: asyncio.Future[T]) -> T:
+        """Wait for an answer; who gives up leaves its place to others."""
+        try:
+            return await ticket
+        except asyncio.CancelledError:
+            self.engine.forget(ticket)
+            raise
 
     async def read(
         self,

@@ -145,6 +145,8 @@ class Replica(ReadSide):
         if not pending.covered(self.state.vector):
             if deadline_us <= now_us:
                 return [Reply(ticket, error=not_covered())]
+            if ticket is not None and self._waiting.is_crowded(transaction, self.limits):
+                return [Reply(ticket, error=overloaded())]
             self._waiting.park(pending)
             return [SetTimer(deadline_us)]
         if first:
@@ -165,6 +167,10 @@ class Replica(ReadSide):
             return [Reply(ticket, error=overloaded())]
         self._waiting.expect(ticket, vector, deadline_us)
         return []
+
+    def forget(self, ticket: Any) -> None:
+        """Answer ``ticket`` no more: whoever asked ``wait`` has gone."""
+        self._waiting.forget(ticket)
 
     def install(self, installation: Installation) -> list[Effect]:
         """Queue another replica's state, or a difference to it, to be joined as a whole."""

@@ -7,7 +7,8 @@ less than what it has seen elsewhere. Neither may wait for ever.
 Idea: each names what it needs. After every publication, and at deadlines, those
 whose needs are covered go on and those whose time is up are refused. Queues know how
 many bytes they hold, so that a few large transactions are bounded as well as many
-small ones.
+small ones. What waits for others to be heard of may wait for a day, so it takes half of the
+room at most.
 
 Invariants: nothing leaves before it is covered, except with ``NotCovered``; the size
 of a queue is the sum of the sealed sizes of what is in it.
@@ -115,7 +116,8 @@ class WaitingRoom:
     def __init__(self) -> None:
         self.size = 0
         self._parked: list[Pending] = []
-        self._readers: list[tuple[Any, Mapping[int, int], int]] = []
+        # By the identity of the ticket, so that one who gives up is found.
+        self._readers: dict[int, tuple[Any, Mapping[int, int], int]] = {}
 
     def __len__(self) -> int:
         return len(self._parked) + len(self._readers)
@@ -132,7 +134,20 @@ class WaitingRoom:
 
     def expect(self, ticket: Any, vector: Mapping[int, int], deadline_us: int) -> None:
         """Keep a reader until ``vector`` has been joined."""
-        self._readers.append((ticket, dict(vector), deadline_us))
+        self._readers[id(ticket)] = (ticket, dict(vector), deadline_us)
+
+    def forget(self, ticket: Any) -> None:
+        """Let go of a reader who no longer waits; one that is not here is none."""
+        self._readers.pop(id(ticket), None)
+
+    def is_crowded(self, transaction: Transaction, limits: Limits) -> bool:
+        """Tell whether a transaction that would have to wait here finds no room."""
+        if not self._parked:
+            return False
+        return (
+            2 * len(self._parked) >= limits.queue_transactions
+            or 2 * (self.size + transaction.size) > limits.queue_bytes
+        )
 
     def wake(self, vector: VersionVector, now_us: int) -> tuple[list[Pending], list[Effect]]:
         """Return the transactions that may go on, and the answers that are due."""
@@ -147,14 +162,14 @@ class WaitingRoom:
                 answers.append(Reply(pending.ticket, error=not_covered()))
             else:
                 self.park(pending)
-        readers, self._readers = self._readers, []
-        for ticket, wanted, deadline_us in readers:
+        readers, self._readers = self._readers, {}
+        for number, (ticket, wanted, deadline_us) in readers.items():
             if vector.dominates(wanted):
                 answers.append(Reply(ticket, Context(vector)))
             elif deadline_us <= now_us:
                 answers.append(Reply(ticket, error=not_covered()))
             else:
-                self._readers.append((ticket, wanted, deadline_us))
+                self._readers[number] = (ticket, wanted, deadline_us)
         return ready, answers
 
     def take_parked(self) -> list[Pending]:
@@ -164,13 +179,13 @@ class WaitingRoom:
 
     def refuse_readers(self, error: CrdtmemError) -> list[Reply]:
         """Answer every waiting reader with an error."""
-        readers, self._readers = self._readers, []
-        return [Reply(ticket, error=error) for ticket, _, _ in readers]
+        readers, self._readers = self._readers, {}
+        return [Reply(ticket, error=error) for ticket, _, _ in readers.values()]
 
     def deadlines_us(self) -> list[int]:
         """Return the times at which someone must be refused."""
         times = [pending.deadline_us for pending in self._parked]
-        return times + [deadline_us for _, _, deadline_us in self._readers]
+        return times + [deadline_us for _, _, deadline_us in self._readers.values()]
 
 
 def is_full(
