@@ -20,7 +20,7 @@ baseline and removal included, to the end of its last, which is what it costs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from crdtmem.batch import SpaceName
@@ -109,12 +109,13 @@ class Watch:
     ) -> None:
         self._ledger = ledger
         self._spaces = spaces
-        self._places = {
-            (step.space, step.datatype, key)
-            for step in stage.transaction.steps
-            if step.space in spaces
-            for key in (step.keys if isinstance(step, PutRun) else (step.key,))
-        }
+        # The keys that it touches, by table.
+        self._places: dict[Table, set[str]] = {}
+        for step in stage.transaction.steps:
+            if step.space in spaces:
+                table = stage.overlay.state.table(step.space, step.datatype)
+                keys = step.keys if isinstance(step, PutRun) else (step.key,)
+                self._places.setdefault(table, set()).update(keys)
         self._held = self._count(stage.overlay)
         self._staged: Ledger = {}
 
@@ -125,10 +126,12 @@ class Watch:
         for space, policy in self._spaces.items():
             keys, entries = self._ledger.get(space, (0, 0))
             more_keys, more_entries = after[space] - self._held[space], stage.entries_added(space)
-            held_keys = keys_of(state, space) + keys
-            held_entries = entries_of(state, space) + entries
-            _judge(space, "quota_keys", policy.quota_keys, held_keys, more_keys)
-            _judge(space, "quota_entries", policy.quota_entries, held_entries, more_entries)
+            if policy.quota_keys is not None and more_keys > 0:
+                held = keys_of(state, space) + keys
+                _judge(space, "quota_keys", policy.quota_keys, held, more_keys)
+            if policy.quota_entries is not None and more_entries > 0:
+                held = entries_of(state, space) + entries
+                _judge(space, "quota_entries", policy.quota_entries, held, more_entries)
             self._staged[space] = (keys + more_keys, entries + more_entries)
 
     def note(self) -> None:
@@ -138,21 +141,28 @@ class Watch:
     def _count(self, overlay: Overlay) -> dict[SpaceName, int]:
         """Return how many of the transaction's keys are there, by space."""
         held = dict.fromkeys(self._spaces, 0)
-        for space, datatype, key in self._places:
-            held[space] += _is_held(overlay, overlay.state.table(space, datatype), key)
+        for table, keys in self._places.items():
+            held[table.space] += _count_held(overlay, table, keys)
         return held
 
 
-def _is_held(overlay: Overlay, table: Table, key: str) -> bool:
-    """Tell whether a key holds anything, staged changes included."""
-    if not table.nested:
-        return bool(overlay.slot(table, key))
+def _count_held(overlay: Overlay, table: Table, keys: set[str]) -> int:
+    """Return how many of the keys hold anything, staged changes included."""
+    if table.nested:
+        return sum(any(True for _ in _fields_held(overlay, table, key)) for key in keys)
+    over, base = overlay.flat(table), table.slots
+    staged = over.keys() & keys
+    return len(base.keys() & (keys - staged)) + sum(bool(over[key]) for key in staged)
+
+
+def _fields_held(overlay: Overlay, table: Table, key: str) -> Iterator[Any]:
     over, base = overlay.fields(table, key)
-    return any(over.values()) or any(field not in over for field in base)
+    yield from (field for field, slot in over.items() if slot)
+    yield from (field for field in base if field not in over)
 
 
-def _judge(space: SpaceName, name: str, quota: int | None, held: int, more: int) -> None:
-    if quota is None or more <= 0 or held + more <= quota:
+def _judge(space: SpaceName, name: str, quota: int, held: int, more: int) -> None:
+    if held + more <= quota:
         return
     raise QuotaExceeded(
         f"the space {'/'.join(space):.200} holds {held} {name.removeprefix('quota_')}, and this "
