@@ -68,7 +68,10 @@ _HEADERS: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
         "The operation's id: a write that is sent again with it counts once, anywhere.",
         {"type": "string", "minLength": 1, "maxLength": 64},
     ),
-    "Last-Event-ID": ("The id of the last event that was seen.", _TOKEN),
+    "Last-Event-ID": (
+        "The id of the last event that was seen; empty where there was none.",
+        {"type": "string", "pattern": r"^(c1\.[A-Za-z0-9_-]*)?$"},
+    ),
 }
 _STREAMED: Final[Mapping[str, dict[str, Any]]] = {
     JSON: {"type": "object"},

@@ -7,6 +7,7 @@ problems are made the errors that their codes name.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
@@ -113,11 +114,24 @@ class HttpMemory(MemoryFace):
         data = None
         if body is not None:
             named["Content-Type"] = named["Accept"]
-            data = io.BytesIO(self._encode(body))
+            data = io.BytesIO(self._encode(body if self._msgpack else to_json(body)))
         asked = "&".join(f"{name}={quote(str(value))}" for name, value in (query or {}).items())
         url = URL(f"{self.base}{path}{'?' if asked else ''}{asked}", encoded=True)
         async with self._http.request(method, url, data=data, headers=named) as answer:
             return self._decode(answer.status, answer.content_type, await answer.read())
+
+    @contextlib.asynccontextmanager
+    async def stream(self, path: str) -> AsyncIterator[AsyncIterator[tuple[str, Any, str | None]]]:
+        """Yield the events of a stream."""
+        async with self._http.get(self.base + path, timeout=_ENDLESS) as answer:
+            assert answer.status == 200
+            yield _events_of(answer)
+
+    async def lines(self, path: str) -> list[str]:
+        """Return the lines of an answer, as they came."""
+        async with self._http.get(self.base + path) as answer:
+            assert answer.content_type == "application/x-ndjson"
+            return (await answer.text()).splitlines()
 
     def _encode(self, body: Any) -> bytes:
         _require_plain(body)
@@ -138,11 +152,6 @@ class HttpMemory(MemoryFace):
             return msgpack.unpackb(data)
         assert (kind, self._msgpack) == (_JSON, False)
         return from_json(json.loads(data))
-
-    def value(self, value: Any) -> Any:
-        """Return a value in the form that a body carries."""
-        _require_plain(value)
-        return value if self._msgpack else to_json(value)
 
     # ------------------------------------------------------------------ Backend
 
@@ -200,7 +209,7 @@ class HttpMemory(MemoryFace):
     def _body(self, operation: Operation) -> dict[str, Any]:
         """Return what carries an operation out."""
         datatype, name = DATATYPES_BY_CODE[operation.datatype].name, operation.name
-        arguments = [self.value(argument) for argument in operation.arguments]
+        arguments = list(operation.arguments)
         body: dict[str, Any] = {"operation": name}
         if (datatype, name) == ("map", "apply"):
             path, member, inner, *rest = arguments
@@ -221,7 +230,7 @@ class HttpMemory(MemoryFace):
         if options.expires_at_us is not None:
             body["expires_at_us"] = options.expires_at_us
         if options.metadata:
-            body["metadata"] = self.value(options.metadata)
+            body["metadata"] = options.metadata
         return body
 
     async def read(
@@ -321,7 +330,7 @@ class HttpFeed(ChangeReader):
     def __init__(self, answer: aiohttp.ClientResponse) -> None:
         super().__init__(Context())
         self._answer = answer
-        self._events = self._read()
+        self._events = _events_of(answer)
 
     async def following(self) -> Part | Lagging:
         """Wait for the next event."""
@@ -336,21 +345,23 @@ class HttpFeed(ChangeReader):
         ]
         return Part(None if cursor is None else Context.parse(cursor), changes)
 
-    async def _read(self) -> AsyncIterator[tuple[str, Any, str | None]]:
-        event: dict[str, str] = {}
-        async for raw in self._answer.content:
-            line = raw.decode().removesuffix("\n")
-            if line and not line.startswith(":"):
-                name, _, value = line.partition(": ")
-                event[name] = value
-            elif event and not line:
-                yield event["event"], from_json(json.loads(event["data"])), event.get("id")
-                event = {}
-        raise Closed("the stream has ended", hint="open it again")
-
     async def close(self) -> None:
         """End the feed."""
         self._answer.close()
+
+
+async def _events_of(answer: aiohttp.ClientResponse) -> AsyncIterator[tuple[str, Any, str | None]]:
+    """Yield the kind, the data and the id of every event."""
+    event: dict[str, str] = {}
+    async for raw in answer.content:
+        line = raw.decode().removesuffix("\n")
+        if line and not line.startswith(":"):
+            name, _, value = line.partition(": ")
+            event[name] = value
+        elif event and not line:
+            yield event["event"], from_json(json.loads(event["data"])), event.get("id")
+            event = {}
+    raise Closed("the stream has ended", hint="open it again")
 
 
 # ---------------------------------------------------------------------- forms

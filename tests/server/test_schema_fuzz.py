@@ -45,7 +45,7 @@ _TAKING: Final = [
 """Those to which anything can be said, and so said wrongly."""
 
 _DRAWN: Final = 4
-_DRAWN_SLOWLY: Final = 25
+_DRAWN_SLOWLY: Final = 20
 _WAIT_MS: Final = 10
 """How long drawn requests wait for contexts that nobody will ever join."""
 
