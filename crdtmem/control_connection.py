@@ -36,10 +36,12 @@ from typing import TYPE_CHECKING, Any, Final
 from crdtmem.admission import SMALL_BYTES
 from crdtmem.asking import LATER, Quick
 from crdtmem.control_frames import (
+    ANSWER_BYTES,
     CONTROL_VERSION,
     ERROR,
     MAGIC,
     MESSAGES_PER_FRAME,
+    RESULT,
     decode_messages,
     encode_body,
     payload_of_messages,
@@ -96,6 +98,8 @@ class Connection:
         self._load_bytes = 0
         self._in_flight = 0
         self._in_flight_bytes = 0
+        # Requests that wait for other nodes, and hold nothing here.
+        self._resting = 0
         # How many may be in flight before the node's admission is asked again.
         self._most = 1
         # A payload that finds no room yet; the size of that, or of one that has not come; what
@@ -244,7 +248,7 @@ class Connection:
         """Handle all that has come; ``False`` where it must wait, for room or for its reader."""
         quick = self._service.quick if self._greeted else _NONE
         out, size = self._out, 0
-        is_read = self.writable.is_set
+        is_read, next_payload = self.writable.is_set, self._carrier.next_payload
         while is_read():
             for message in self._messages:
                 number, verb, body = message
@@ -267,7 +271,16 @@ class Connection:
                 out, size = self._out, 0
                 if not is_read():
                     return False
-            payload = self._next_payload()
+            if self._in_flight or self._payload or self._reserved_bytes or self._handled_bytes:
+                payload = self._next_payload()
+            else:
+                # What most traffic is: a small frame, from a client that holds nothing.
+                payload = next_payload()
+                if payload is None and self._carrier.awaited_bytes <= SMALL_BYTES:
+                    return True
+                if payload is None or len(payload) > SMALL_BYTES:
+                    self._payload = payload
+                    payload = self._next_payload()
             if payload is None:
                 return not self._wanted_bytes
             self._messages = iter(decode_messages(payload))
@@ -276,6 +289,8 @@ class Connection:
 
     def _has_room_for_one(self) -> bool:
         """Tell whether one request more may be in flight; if not, room is waited for."""
+        if self._in_flight + self._resting >= IN_FLIGHT_REQUESTS:
+            return False
         if self._in_flight >= self._most and not self._is_granted_more():
             # At its own bound it has room as soon as one of its own is answered.
             self._lacks_room = self._in_flight < IN_FLIGHT_REQUESTS
@@ -394,6 +409,17 @@ class Connection:
         elif not self._flush_due and not self._working:
             self._tell()
 
+    def rest(self, load: Load) -> None:
+        """Hold nothing more for a request but its place among this connection's."""
+        self._resting += 1
+        self.settled(load)
+
+    def end_rest(self) -> None:
+        """Give back the place."""
+        self._resting -= 1
+        if self._paused:
+            self._work_soon()
+
     def begin_stream(self, load: Load) -> None:
         """Hold nothing more for a request but a place among the streams."""
         self._share.open_stream()
@@ -461,7 +487,10 @@ def _answer_at_once(number: int, answer: Quick, body: Any) -> bytes | None:
     """Return the message that answers a quick verb; ``None`` where it must wait, as others do."""
     try:
         result = answer(body)
-        return None if result is LATER else encode_result(number, result)
+        if result is LATER:
+            return None
+        encoded = encode_body((number, RESULT, result))
+        return encoded if len(encoded) <= ANSWER_BYTES else encode_result(number, result)
     except Exception as error:  # noqa: BLE001 - whatever a request provokes ends with it
         return encode_failure(number, error)
 

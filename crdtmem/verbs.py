@@ -52,6 +52,7 @@ from crdtmem.control_frames import ANSWER_BYTES, encode_body, wide
 from crdtmem.crdt import DATATYPES_BY_CODE
 from crdtmem.errors import LimitExceeded, MalformedFrame, NotCovered
 from crdtmem.exporting import export_records
+from crdtmem.handles import WriteOptions
 from crdtmem.memory import Memory
 from crdtmem.operations import (
     decode_context,
@@ -68,6 +69,7 @@ from crdtmem.operations import (
 from crdtmem.parts import in_parts
 from crdtmem.read_side import REGISTER
 from crdtmem.replica import Committed, Replica
+from crdtmem.transaction import Transaction
 from crdtmem.wall import now_us
 
 __all__ = ["fields", "memory_verbs", "optional_space", "quick_verbs"]
@@ -162,7 +164,19 @@ class _MemoryVerbs:
             # The request is the engine's ticket: no task, no future, one answer.
             self._memory.submit(request, transaction, options)
         else:
-            request.run(self._memory.commit(transaction, options))
+            request.run(self._commit_widely(request, transaction, options))
+
+    async def _commit_widely(
+        self, request: Request, transaction: Transaction, options: WriteOptions
+    ) -> Committed:
+        """Commit, then wait for others to have it: for that, no room of this node's is held."""
+        memory = self._memory
+        ticket: asyncio.Future[Committed] = memory.runtime.ticket()
+        deadline_us = memory.submit(ticket, transaction, options)
+        committed = await ticket
+        request.rest()
+        await memory.durable(committed.context, options.durability, deadline_us)
+        return committed
 
     def _encode_committed(self, committed: Committed) -> list[Any]:
         if committed.context is not self._context:
@@ -181,6 +195,7 @@ class _MemoryVerbs:
         if context is None or replica.state.vector.dominates(context.vector):
             request.set_result(replica.read(name, code, key, now_us()))
             return
+        request.rest()
         request.run(
             self._memory.read(
                 name, code, key, at_least=context, timeout_ms=_milliseconds(timeout_ms)
@@ -195,6 +210,7 @@ class _MemoryVerbs:
         space, keys, at_least, timeout_ms = body
         context = decode_context(at_least)
         assert context is not None
+        request.rest()
         request.run(self._get_later(space, keys, context, _milliseconds(timeout_ms)))
 
     async def _get_later(
@@ -217,10 +233,8 @@ class _MemoryVerbs:
 
     def _values(self, space: Any, keys: Any) -> list[Any]:
         """Return the registers' values, frozen: to be encoded at once."""
-        require(
-            type(keys) is tuple and len(keys) <= _KEYS_PER_GET,
-            f"a list of up to {_KEYS_PER_GET} keys",
-        )
+        if type(keys) is not tuple or len(keys) > _KEYS_PER_GET:
+            require(False, f"a list of up to {_KEYS_PER_GET} keys")
         replica = self._memory.engine.replica
         try:
             table = replica.state.tables.get((space, REGISTER))
@@ -229,6 +243,10 @@ class _MemoryVerbs:
                 require(set(map(type, keys)) <= _TEXT, "a list of keys")
                 return [None] * len(keys)
             # Almost always each key holds one value that does not expire.
+            if len(keys) == 1:
+                slot = table.slots.get(keys[0])
+                if type(slot) is tuple and slot[2].expires_at_us is None:
+                    return [slot[1]]
             values = [
                 slot[1]
                 for slot in map(table.slots.get, keys)
@@ -304,6 +322,8 @@ class _MemoryVerbs:
         if context is None:
             raise NotCovered("no context to wait for was given", hint="pass one")
         request.encode = encode_context
+        if not self._memory.engine.replica.state.vector.dominates(context.vector):
+            request.rest()
         request.run(self._memory.wait_for(context, timeout_ms=_milliseconds(timeout_ms)))
 
     def subscribe(self, request: Request, body: Any) -> None:
