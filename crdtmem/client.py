@@ -40,6 +40,7 @@ from crdtmem.client_stream import Stream
 from crdtmem.codec import thaw
 from crdtmem.errors import (
     Closed,
+    CrdtmemError,
     Defect,
     MalformedFrame,
     Overloaded,
@@ -164,8 +165,12 @@ class Client(MemoryFace):
         *,
         wait_ms: int = 0,
         again: bool = True,
+        doubtful: set[int] | None = None,
     ) -> T:
-        """Ask a live node, and again where it was lost, until the deadline."""
+        """Ask a live node, and again where it was lost, until the deadline.
+
+        ``doubtful`` gathers the replicas that may have done it without our hearing of it.
+        """
         loop = asyncio.get_running_loop()
         nodes = self.nodes
         deadline_s = loop.time() + (wait_ms + self._timeout_ms) / 1_000
@@ -182,6 +187,8 @@ class Client(MemoryFace):
                     raise
                 if loop.time() >= deadline_s:
                     raise
+                if doubtful is not None:
+                    doubtful.add(stream.replica_id)
             except Closed:
                 # The node is stopping, and has not done it; its successor may.
                 if nodes.closed or not (self.retry and again):
@@ -200,6 +207,11 @@ class Client(MemoryFace):
                     raise
                 pauses = pauses or Pauses(deadline_s)
                 await pauses.after(error)
+            except CrdtmemError:
+                # A replica knows the operation ids that it has taken: this one has not done it.
+                if doubtful is not None:
+                    doubtful.discard(stream.replica_id)
+                raise
 
     def _left_ms(self, wait_ms: int, deadline_s: float) -> int:
         """Return what a node may still wait for a call: less when it is asked again."""
@@ -283,11 +295,22 @@ class Client(MemoryFace):
             written[1] = self._left_ms(options.timeout_ms, deadline_s)
             return stream.call("commit", (written, sent), deadline_s)
 
+        doubtful: set[int] = set()
         try:
-            answer = await self._ask(ask, wait_ms=options.timeout_ms)
+            answer = await self._ask(ask, wait_ms=options.timeout_ms, doubtful=doubtful)
         except Unreachable as error:
             error.details.setdefault("operation_id", transaction.operation_id)
             raise
+        except CrdtmemError as error:
+            if not doubtful:
+                raise
+            # Of what was asked again the refusal tells nothing: it may be done where it was lost.
+            raise Unreachable(
+                f"a node was lost under this write, and to repeat it was refused: {error.message}",
+                hint=error.hint,
+                operation_id=transaction.operation_id,
+                refusal=error.code,
+            ) from error
         committed = decode_committed(answer)
         self.nodes.saw(committed.context.vector)
         return committed
@@ -418,7 +441,7 @@ class Client(MemoryFace):
             deadline_s = asyncio.get_running_loop().time() + self._timeout_ms / 1_000
             context = decode_context(await events.stream.call("context", (), deadline_s))
             if context is not None:
-                replica_id = int(events.stream.greeting["replica"])
+                replica_id = events.stream.replica_id
                 self.nodes.saw_elsewhere(context.vector, replica_id)
 
     async def _first_part(self, verb: str, body: Any) -> tuple[Events, Any]:

@@ -143,7 +143,7 @@ class ClientFeed(ChangeReader):
             if isinstance(error, TimeoutError | StopAsyncIteration):
                 raise Unreachable("the node did not begin a feed", hint="retry") from error
             raise
-        self._replica_id = int(stream.greeting["replica"])
+        self._replica_id = stream.replica_id
         self._events = events
         return first.cursor
 

@@ -143,6 +143,11 @@ class Stream:
             await self.close(Unreachable("the connection was not greeted"))
             raise
 
+    @property
+    def replica_id(self) -> int:
+        """The id that the node introduced itself by."""
+        return int(self.greeting["replica"])
+
     # ------------------------------------------------------------------ calls
 
     @property

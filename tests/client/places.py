@@ -116,6 +116,13 @@ class Pair:
         self.b = b
         self._links = links
 
+    async def start(self, node: NodeProcess) -> None:
+        """Start a node again that was killed; it listens elsewhere then."""
+        await asyncio.to_thread(node.start)
+        link = self._links[1] if node is self.a else self._links[0]
+        port = int(node.ready["listen"].rpartition(":")[2])
+        link.streams.port = link.datagrams.port = port
+
     def part(self) -> None:
         """Let nothing through between the two; both live on."""
         for link in self._links:

@@ -83,7 +83,7 @@ def test_a_killed_node_is_a_pause_for_calls_under_way(tmp_path: Path) -> None:
             assert client.region == "a"
             # What only the dead node holds is waited for, so it is started again beside this.
             pair.a.kill()
-            again = asyncio.create_task(asyncio.to_thread(pair.a.start))
+            again = asyncio.create_task(pair.start(pair.a))
             await asyncio.gather(*counting)
             await again
             assert done == 4 * each
@@ -105,7 +105,7 @@ def test_own_writes_are_read_at_the_next_node(tmp_path: Path) -> None:
             assert client.region == "b"
             assert client.replica_id == int(pair.b.ready["replica"], 16)
             # There it stays, though the one that was named first is back.
-            await asyncio.to_thread(pair.a.start)
+            await pair.start(pair.a)
             await client.space(*SPACE).put("key", 50)
             assert client.region == "b"
 
@@ -138,7 +138,7 @@ def test_a_node_that_lacks_what_was_seen_is_not_used_until_it_has_it(tmp_path: P
             async with await connect(pair.b.url) as other:
                 assert await other.space(*SPACE).get("key") == "old"
                 pair.join()
-                await asyncio.to_thread(pair.a.start)
+                await pair.start(pair.a)
                 await other.wait_for(client.seen)
             assert await client.space(*SPACE).get("key") == "new"
 
@@ -203,7 +203,7 @@ def test_what_was_seen_can_be_handed_on_to_another_process(tmp_path: Path) -> No
             await connect(pair.b.url, timeout_ms=300, seen=seen)
         pair.join()
         connecting = asyncio.ensure_future(connect(pair.b.url, timeout_ms=20_000, seen=seen))
-        await asyncio.to_thread(pair.a.start)
+        await pair.start(pair.a)
         async with await connecting as client:
             assert await client.space(*SPACE).get("key") == "new"
 
@@ -327,7 +327,7 @@ def test_when_all_are_gone_calls_say_so_by_their_deadline_and_work_when_one_is_b
         assert caught.value.details["operation_id"]
         assert str(pair.a.socket) in caught.value.message
         assert str(pair.b.socket) in caught.value.message
-        await asyncio.to_thread(pair.a.start)
+        await pair.start(pair.a)
         assert await client.space(*SPACE).get("key") == 1
         await client.close()
         with pytest.raises(Closed):

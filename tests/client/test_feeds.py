@@ -104,7 +104,7 @@ def test_a_feed_goes_on_at_the_other_node(tmp_path: Path) -> None:
             await client.joined()
             assert client.region == "b"
             # What the dead one wrote comes once, though it tells of it again.
-            await asyncio.to_thread(pair.a.start)
+            await pair.start(pair.a)
             async with await connect(pair.a.url, timeout_ms=20_000) as again:
                 await write(again, "d", 10)
             changes += await take(feed, "d-9")
