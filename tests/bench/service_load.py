@@ -26,6 +26,8 @@ from base64 import b64decode, b64encode
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+import psutil
+
 from tests.bench.clocks import pin
 
 __all__ = ["COUNTERS", "Load", "Seen", "drive", "main"]
@@ -78,13 +80,15 @@ class Load:
 class Seen:
     """What came of a load: counts, times, and the latencies of requests in milliseconds.
 
-    ``before`` are the operations of the warm-up, which count for nothing else.
+    ``before`` are the operations of the warm-up, which count for nothing else; ``cpu_s`` is
+    this process's time of a processor, ``machine_s`` that of everybody on this machine.
     """
 
     operations: int
     errors: int
     seconds: float
     cpu_s: float
+    machine_s: float
     p50_ms: float
     p99_ms: float
     before: int
@@ -300,9 +304,10 @@ def drive(load: Load) -> Seen:
     before = driver.answers
     driver.answers = driver.wrong = 0
     del driver.latencies_s[:]
-    began_s, cpu_s = time.perf_counter(), _cpu_s()
+    began_s, cpu_s, machine_s = time.perf_counter(), _cpu_s(), _machine_s()
     driver.run(began_s + load.seconds)
-    seconds, cpu_s = time.perf_counter() - began_s, _cpu_s() - cpu_s
+    seconds = time.perf_counter() - began_s
+    cpu_s, machine_s = _cpu_s() - cpu_s, _machine_s() - machine_s
     driver.close()
     latencies_s = sorted(driver.latencies_s)
     return Seen(
@@ -310,6 +315,7 @@ def drive(load: Load) -> Seen:
         errors=driver.wrong,
         seconds=seconds,
         cpu_s=cpu_s,
+        machine_s=machine_s,
         p50_ms=1e3 * latencies_s[len(latencies_s) // 2],
         p99_ms=1e3 * latencies_s[len(latencies_s) * 99 // 100],
         before=before * load.operations // load.messages,
@@ -319,6 +325,13 @@ def drive(load: Load) -> Seen:
 def _cpu_s() -> float:
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
+
+
+def _machine_s() -> float:
+    """Return for how long processors of this machine have been busy, added up."""
+    times = psutil.cpu_times()
+    # What guests and interrupts take is within the others, or is nobody's here.
+    return float(times.user + times.nice + times.system)
 
 
 def main() -> None:
