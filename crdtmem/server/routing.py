@@ -9,7 +9,8 @@ table.
 
 Paths are taken as they were sent. Segments are parted first and decoded then, so that a
 slash within a key (``%2F``) is a part of the key; a dot segment is a name like any other;
-what is not UTF-8 behind its percent signs is refused.
+what is not UTF-8 behind its percent signs is refused. (aiohttp's own router decodes a path
+before it is matched, replaces what is not UTF-8, and tries patterns one by one.)
 
 Invariants: finding a route changes nothing and takes time in proportion to the path; a
 path that is known under other methods says which.
