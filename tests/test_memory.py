@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -298,3 +299,29 @@ def test_a_slow_subscriber_loses_the_oldest_and_is_told_how_much() -> None:
         assert [batch.segments[0].values for batch in subscription.pending()] == [[3], [4]]
 
     with_memory(fresh_url(), body)
+
+
+def test_a_write_that_waits_for_a_context_is_refused_in_time_also_behind_a_slow_flight() -> None:
+    async def scenario() -> None:
+        async with await Memory.open("memory:", tune_gc=False) as memory:
+            space = memory.space("slow")
+            await space.put("k", 0)
+            let_go = threading.Event()
+            blocked = memory.runtime.in_store(let_go.wait)
+            first = asyncio.ensure_future(space.put("k", 1))
+            await eventually(lambda: memory.engine.replica.flight, "flight")
+            unknown = Context({memory.replica_id + 1: 5})
+            try:
+                with pytest.raises(NotCovered):
+                    await memory.session(after=unknown, timeout_ms=30).space("slow").put("k", 2)
+                assert not first.done()
+                behind = asyncio.ensure_future(space.put("k", 3))
+                await asyncio.sleep(0)
+                assert memory.engine.replica.queues()["transactions"] == 1
+            finally:
+                let_go.set()
+            await blocked
+            await asyncio.gather(first, behind)
+            assert memory.reader("slow")("k") == 3
+
+    asyncio.run(scenario())
