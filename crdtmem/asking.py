@@ -40,6 +40,9 @@ class Request(Protocol):
     async def emit(self, event: Any) -> None:
         """Send a part ahead of the answer, as soon as the client has room for it."""
 
+    def rest(self) -> None:
+        """Hold nothing of this node's room from here on: what is waited for is others."""
+
     def run(self, work: Coroutine[Any, Any, Any]) -> None:
         """Answer with what a coroutine returns or raises; it ends when the client leaves."""
 

@@ -6,7 +6,8 @@ piece or in parts, is a matter of its own.
 Idea: ``Carrier`` is the little that a connection needs of a transport. A ``ControlRequest``
 is what a verb's handler answers; it tells its connection when it is settled, so that what it
 held is given back. The first part of an answer in parts makes it a *stream*: it may last for
-ever, so nothing is held for it from then on but a place among the streams.
+ever, so nothing is held for it from then on but a place among the streams. One that waits for
+other nodes *rests*: however many do, they take nothing from those whom this node can answer.
 
 Invariants: a request is settled once, whatever its handler does.
 """
@@ -91,13 +92,14 @@ class Load:
 class ControlRequest:
     """One request: its handler answers it once, now or later, as one answers a future."""
 
-    __slots__ = ("_answered", "_connection", "_load", "encode", "id")
+    __slots__ = ("_answered", "_connection", "_load", "_rests", "encode", "id")
 
     def __init__(self, connection: Connection, number: int, load: Load) -> None:
         self._connection = connection
         # Of one whose answer comes in parts, nothing is held any more.
         self._load: Load | None = load
         self._answered = False
+        self._rests = False
         self.id = number
         self.encode: Callable[[Any], Any] | None = None
 
@@ -132,6 +134,12 @@ class ControlRequest:
             await connection.writable.wait()
         connection.send(encode_body((self.id, EVENT, event)))
 
+    def rest(self) -> None:
+        """Hold nothing but a place among its connection's requests: others are waited for."""
+        if self._load is not None:
+            load, self._load, self._rests = self._load, None, True
+            self._connection.rest(load)
+
     def run(self, work: Coroutine[Any, Any, Any]) -> None:
         """Answer with what a coroutine returns or raises; it ends with the connection."""
         self._connection.spawn(self, work)
@@ -145,6 +153,8 @@ class ControlRequest:
     def _settle(self) -> None:
         if self._load is not None:
             self._connection.settled(self._load)
+        elif self._rests:
+            self._connection.end_rest()
         else:
             self._connection.end_stream()
 

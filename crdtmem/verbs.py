@@ -160,6 +160,8 @@ class _MemoryVerbs:
         options = self._options
         transaction = decode_transaction(sent)
         request.encode = self._encode_committed
+        if not (options.after is None or self._has_joined(options.after)):
+            request.rest()
         if options.durability == "local":
             # The request is the engine's ticket: no task, no future, one answer.
             self._memory.submit(request, transaction, options)
@@ -177,6 +179,10 @@ class _MemoryVerbs:
         request.rest()
         await memory.durable(committed.context, options.durability, deadline_us)
         return committed
+
+    def _has_joined(self, context: Context) -> bool:
+        joined: bool = self._memory.engine.replica.state.vector.dominates(context.vector)
+        return joined
 
     def _encode_committed(self, committed: Committed) -> list[Any]:
         if committed.context is not self._context:
@@ -322,7 +328,7 @@ class _MemoryVerbs:
         if context is None:
             raise NotCovered("no context to wait for was given", hint="pass one")
         request.encode = encode_context
-        if not self._memory.engine.replica.state.vector.dominates(context.vector):
+        if not self._has_joined(context):
             request.rest()
         request.run(self._memory.wait_for(context, timeout_ms=_milliseconds(timeout_ms)))
 

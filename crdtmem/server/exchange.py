@@ -31,6 +31,7 @@ from crdtmem.causality import Context
 from crdtmem.errors import CrdtmemError, InvalidValue, UnknownName
 from crdtmem.handles import WriteOptions
 from crdtmem.operations import decode_context, encode_context
+from crdtmem.server.connection import Connection
 from crdtmem.server.negotiation import (
     JSON,
     MSGPACK,
@@ -234,7 +235,13 @@ class Exchange:
     ) -> Any:
         """Ask a verb, and return its answer; raises what it answers."""
         handler: Handler = self.face.handlers[verb]
-        return await ask(handler, body, on_part)
+        return await ask(handler, body, on_part, self._rest)
+
+    def _rest(self) -> None:
+        """Give back what the request holds: it waits for other nodes, not for this one."""
+        connection = self.request.protocol
+        assert isinstance(connection, Connection)
+        connection.give_back()
 
     async def gather(self, verb: str, body: Any) -> list[Any]:
         """Ask a verb that answers in parts, and return them joined."""

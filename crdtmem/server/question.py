@@ -29,17 +29,22 @@ _UNANSWERED: Final = object()
 
 
 class Question:
-    """One question: see ``crdtmem.asking.Request``. ``on_part`` takes the parts, if any."""
+    """One question: see ``crdtmem.asking.Request``, and ``ask``."""
 
-    __slots__ = ("_error", "_result", "_waiter", "_work", "encode", "on_part")
+    __slots__ = ("_error", "_result", "_waiter", "_work", "encode", "on_part", "on_rest")
 
-    def __init__(self, on_part: Callable[[Any], Awaitable[None]] | None = None) -> None:
+    def __init__(
+        self,
+        on_part: Callable[[Any], Awaitable[None]] | None = None,
+        on_rest: Callable[[], None] | None = None,
+    ) -> None:
         self._result: Any = _UNANSWERED
         self._error: BaseException | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._work: Coroutine[Any, Any, Any] | None = None
         self.encode: Callable[[Any], Any] | None = None
         self.on_part = on_part
+        self.on_rest = on_rest
 
     def done(self) -> bool:
         """Tell whether it was answered, or nobody waits any more."""
@@ -66,6 +71,11 @@ class Question:
         if self.on_part is not None:
             await self.on_part(event)
 
+    def rest(self) -> None:
+        """Hold nothing from here on."""
+        if self.on_rest is not None:
+            self.on_rest()
+
     def run(self, work: Coroutine[Any, Any, Any]) -> None:
         """Answer with what a coroutine returns or raises."""
         self._work = work
@@ -89,9 +99,16 @@ class Question:
 
 
 async def ask(
-    handler: Handler, body: Any, on_part: Callable[[Any], Awaitable[None]] | None = None
+    handler: Handler,
+    body: Any,
+    on_part: Callable[[Any], Awaitable[None]] | None = None,
+    on_rest: Callable[[], None] | None = None,
 ) -> Any:
-    """Ask a verb's handler one thing, and return its answer; raises what it answers."""
-    question = Question(on_part)
+    """Ask a verb's handler one thing, and return its answer; raises what it answers.
+
+    ``on_part`` takes the parts, if there are any; ``on_rest`` is called when only others are
+    waited for.
+    """
+    question = Question(on_part, on_rest)
     handler(question, body)
     return await question.answer()

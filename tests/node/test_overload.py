@@ -258,8 +258,11 @@ def test_one_that_asks_once_is_told_to_come_back_while_others_hold_all(tmp_path:
         url = node.ready["http"]
         for _ in range(2):
             connection = stack.enter_context(RawConnection(node.socket))
-            connection.request(1, "wait", (NEVER, 60_000))
-        wait_until(lambda: admission_of(node)["operations"] >= 2, "waits held")
+            observed = (NEVER, False, None, None)
+            step = (1, ("team",), 1, "city", "set", ("Rome",), observed)
+            held = ("", 0, None, None, (step,))
+            connection.request(1, "commit", (("local", 60_000, None), held))
+        wait_until(lambda: admission_of(node)["operations"] >= 2, "writes held")
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(f"{url}/v1/spaces", timeout=20)
         with refused.value as answer:
@@ -270,6 +273,6 @@ def test_one_that_asks_once_is_told_to_come_back_while_others_hold_all(tmp_path:
         with urllib.request.urlopen(f"{url}/v1/status", timeout=20) as status:
             assert json.load(status)["admission"]["refused"] == 1
         stack.close()
-        wait_until(lambda: admission_of(node)["operations"] == 1, "waits given back")
+        wait_until(lambda: admission_of(node)["operations"] == 1, "writes given back")
         with urllib.request.urlopen(f"{url}/v1/spaces", timeout=20) as spaces:
             assert spaces.status == 200

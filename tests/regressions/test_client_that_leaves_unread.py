@@ -1,8 +1,8 @@
 """A client that left while it was not read kept all that it held, until that was answered.
 
 A connection that is not read, because it has asked as much as it may, is not told that its
-client is gone: the end of the stream lies behind what was not read. Waits of a day were
-held for a day.
+client is gone: the end of the stream lies behind what was not read. Writes that waited for
+what never came were held for a day.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ def _held(node: NodeProcess) -> int:
 def test_what_a_client_held_is_given_back_when_it_leaves_though_it_was_not_read(
     tmp_path: Path,
 ) -> None:
-    waits = [encode_body((n, "wait", (NEVER, 3_600_000))) for n in range(IN_FLIGHT_REQUESTS + 100)]
+    step = (1, ("team",), 1, "city", "set", ("Rome",), (NEVER, False, None, None))
+    write = ("", 0, None, None, (step,))
+    body = (("local", 3_600_000, None), write)
+    waits = [encode_body((n, "commit", body)) for n in range(IN_FLIGHT_REQUESTS + 100)]
     with NodeProcess(tmp_path) as node:
         with RawConnection(node.socket) as connection:
             connection.send(frame_of_messages(waits))
