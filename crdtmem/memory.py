@@ -18,6 +18,7 @@ import asyncio
 import heapq
 import secrets
 from collections.abc import Callable, Collection
+from itertools import chain
 from typing import Any, TypeVar
 from weakref import WeakSet
 
@@ -53,6 +54,7 @@ __all__ = ["BatchFeed", "Memory"]
 T = TypeVar("T")
 
 _REGISTER = 1
+_KEYS_PER_SLICE = 20_000
 _RESERVED_IDS = (RETRY_PREFIX, RESCUE_PREFIX)
 
 
@@ -249,10 +251,19 @@ class Memory(MemoryFace):
         if table is None:
             return []
         kind, reader = DATATYPES_BY_CODE[datatype], SpaceReader(now_us(), replica.policy(space))
-        beyond = (
-            key for key, place in table.slots.items() if key > after and kind.exists(place, reader)
-        )
-        return sorted(beyond) if limit is None else heapq.nsmallest(limit, beyond)
+        slots, names, page = table.slots, list(table.slots), list[str]()
+        if limit is None:
+            return sorted(
+                k for k, place in slots.items() if k > after and kind.exists(place, reader)
+            )
+        for start in range(0, len(names), _KEYS_PER_SLICE):
+            beyond = (key for key in names[start : start + _KEYS_PER_SLICE] if key > after)
+            held = (key for key in beyond if key in slots and kind.exists(slots[key], reader))
+            page = heapq.nsmallest(limit, chain(page, held))
+            if len(names) > _KEYS_PER_SLICE:
+                # A page of a million keys is not looked for in one go.
+                await asyncio.sleep(0)
+        return page
 
     async def spaces(self) -> list[SpaceName]:
         """Return the spaces that hold anything, sorted, without the system space."""

@@ -335,6 +335,30 @@ def test_keys_come_in_pages_that_miss_none(tmp_path: Path) -> None:
     run(tmp_path, scene)
 
 
+def test_a_page_of_many_keys_lets_others_have_their_turn(tmp_path: Path) -> None:
+    async def scene(served: Served) -> None:
+        names = sorted(f"key {number:06}" for number in range(50_000))
+        for start in range(0, len(names), 10_000):
+            async with served.node.memory.transaction() as transaction:
+                transaction.put_many(("team",), dict.fromkeys(names[start : start + 10_000], 1))
+        turns = 0
+
+        async def count_turns() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        code = DATATYPES["register"].code
+        counting = asyncio.ensure_future(count_turns())
+        page = await served.node.memory.keys(("team",), code, after=names[30_000], limit=5)
+        counting.cancel()
+        assert page == names[30_001:30_006]
+        assert turns >= 2
+
+    run(tmp_path, scene)
+
+
 def test_head_answers_as_get_without_a_body(tmp_path: Path) -> None:
     async def scene(served: Served) -> None:
         path = "/v1/spaces/team/register/city"
