@@ -253,9 +253,7 @@ class Memory(MemoryFace):
         kind, reader = DATATYPES_BY_CODE[datatype], SpaceReader(now_us(), replica.policy(space))
         slots, names, page = table.slots, list(table.slots), list[str]()
         if limit is None:
-            return sorted(
-                k for k, place in slots.items() if k > after and kind.exists(place, reader)
-            )
+            return sorted(key for key in names if key > after and kind.exists(slots[key], reader))
         for start in range(0, len(names), _KEYS_PER_SLICE):
             beyond = (key for key in names[start : start + _KEYS_PER_SLICE] if key > after)
             held = (key for key in beyond if key in slots and kind.exists(slots[key], reader))
