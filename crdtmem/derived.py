@@ -16,7 +16,7 @@ retry counts once as long as it comes within so many transactions.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from itertools import islice
 from typing import Any, Final
 
@@ -92,10 +92,27 @@ class KnownOperations:
 
     def __init__(self) -> None:
         self._known: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
+        self._joining: Sequence[Batch] = ()
+        self._joined: KnownOperations | None = None
+
+    def expect(self, batches: Sequence[Batch]) -> None:
+        """Name the batches that the flight joins which is being staged: ``find`` knows them too.
+
+        Whatever is staged with them stands on them. They are looked into when the first
+        operation is sought.
+        """
+        self._joining, self._joined = tuple(batches), None
 
     def find(self, identity: bytes) -> tuple[int, int] | None:
         """Return the first dot and the number of deltas of a known operation."""
-        return self._known.get(identity)
+        known = self._known.get(identity)
+        if known is None and self._joining:
+            if self._joined is None:
+                self._joined = KnownOperations()
+                for batch in self._joining:
+                    self._joined.note(batch)
+            known = self._joined.find(identity)
+        return known
 
     def learn(self, identity: bytes, first: int, count: int) -> None:
         """Remember an operation; the first to be seen under an id stays."""

@@ -245,6 +245,7 @@ class Replica(ReadSide):
         replica = self.identity.replica
         remote = VersionVector(flight.vector)
         remote.pop(replica, None)
+        self.operations.expect(flight.batches)
         batch: LocalBatch | None = None
         while self._queue and flight.weight < self.flight_deltas:
             pending = self._queue.popleft()
