@@ -51,6 +51,10 @@ class _UnixCarrier(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """Tell the connection that its client is gone."""
         self._connection.ended()
+        # A carrier and its connection hold each other, and the collector comes by rarely: what
+        # had come of a frame goes now.
+        self._decoder = FrameDecoder(0)
+        self.next_payload = self._decoder.next_payload
 
     def data_received(self, data: bytes) -> None:
         """Take in bytes, and let the requests that they complete be handled."""

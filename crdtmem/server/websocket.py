@@ -85,6 +85,11 @@ class _WebSocketCarrier:
             writer.cancel()
             self._connection.ended()
             await asyncio.wait({reader, writer})
+            # A carrier and its connection hold each other, and the collector comes by rarely:
+            # what had come of a message goes now.
+            self._received = None
+            self._unsent.clear()
+            del self._socket
 
     async def _read_all(self) -> None:
         """Hand on what comes, as far as there is room; returns when the client has left."""
