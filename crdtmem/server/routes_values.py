@@ -13,12 +13,15 @@ from typing import Any, Final
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
+from crdtmem.batch import pack_keys
 from crdtmem.causality import Observed
+from crdtmem.codec import pack
 from crdtmem.control_frames import decode_body, encode_body
 from crdtmem.crdt import DATATYPES
 from crdtmem.entries import unpack_dot
 from crdtmem.errors import InvalidToken, InvalidValue, MalformedFrame
 from crdtmem.operations import encode_context, encode_transaction, encode_write_options
+from crdtmem.policy import SYSTEM_SPACE
 from crdtmem.reading import Reading
 from crdtmem.replica import Committed
 from crdtmem.server.answers import Keys, ReadAnswer, Written
@@ -66,6 +69,7 @@ _WRITING: Final = (
 _MOST_KEYS: Final = 10_000
 _USUAL_KEYS: Final = 1_000
 _WORD_BITS: Final = 64
+_REGISTERS: Final = frozenset(DATATYPES[name].code for name in ("register", "multi_value"))
 
 
 class ReadQuery(BaseModel):
@@ -181,13 +185,19 @@ async def commit(exchange: Exchange, operations: list[Operation]) -> web.StreamR
     transaction = Transaction(
         author=options.author, trust=options.trust, operation_id=options.operation_id
     )
-    transaction.steps += operations
+    plain = len(operations) == 1 and _is_plain(operations[0])
+    if plain:
+        _add_run(transaction, operations[0])
+    else:
+        transaction.steps += operations
     sent = (encode_write_options(options), _as_sent(encode_transaction(transaction)))
     committed: Committed = await exchange.ask("commit", sent)
     context = str(committed.context)
+    # A run of writes tells no results: that of its one write is its dot.
+    results = [committed.first] if plain and not committed.repeated else committed.results
     answer = {
         "context": context,
-        "results": [_result(result) for result in committed.results],
+        "results": [_result(result) for result in results],
         "first": str(unpack_dot(committed.first)) if committed.count else None,
         "count": committed.count,
         "repeated": committed.repeated,
@@ -195,11 +205,33 @@ async def commit(exchange: Exchange, operations: list[Operation]) -> web.StreamR
     return exchange.reply(answer, context=context, safe=True)
 
 
+def _is_plain(operation: Operation) -> bool:
+    """Tell whether an operation can be written as a run: a quarter of a write's cost less."""
+    return (
+        operation.name == "set"
+        and operation.options is None
+        and operation.datatype in _REGISTERS
+        # Of that space, what may be written is told by the keys of operations.
+        and operation.space != SYSTEM_SPACE
+    )
+
+
+def _add_run(transaction: Transaction, operation: Operation) -> None:
+    transaction.put(operation.space, operation.datatype, operation.key, operation.arguments[0])
+    run = transaction.run(operation.space, operation.datatype)
+    run.packed_keys, run.packed_values = pack_keys(run.keys), pack(run.values)
+
+
 def _as_sent(transaction: list[Any]) -> tuple[Any, ...]:
     """Return an encoded transaction as it would have come over a socket: arrays as tuples."""
     *shared, steps = transaction
-    sent = []
-    for *place, options in steps:
+    sent: list[tuple[Any, ...]] = []
+    for step in steps:
+        *place, options = step
+        if type(options) is bytes:
+            # A run: its columns are packed.
+            sent.append(step)
+            continue
         if options is not None and options[0] is not None:
             dots, *rest = options
             options = (tuple(dots), *rest)
