@@ -90,7 +90,9 @@ def test_ten_times_what_a_node_sustains_is_shared_fairly(tmp_path: Path) -> None
         assert asyncio.run(held_by(node.socket, seen.acknowledged)) == {}
 
 
-@pytest.mark.parametrize(("value_bytes", "puts"), [(4_096, 8), (1, 200)])
+@pytest.mark.parametrize(
+    ("value_bytes", "puts"), [(4_096, 8), pytest.param(1, 200, marks=pytest.mark.slow)]
+)
 def test_memory_stays_below_its_ceiling_reads_go_on_and_nothing_is_lost(
     tmp_path: Path, value_bytes: int, puts: int
 ) -> None:
