@@ -236,7 +236,9 @@ class Context:
         try:
             return cls(VersionVector.from_flat(body))
         except ValueError as error:
-            raise InvalidToken(f"a Context token that is no vector: {error}") from error
+            raise InvalidToken(
+                f"a Context token that is no vector: {error}", hint="pass it unchanged"
+            ) from error
 
     def merge(self, other: Context) -> Context:
         """Return the context that holds both."""

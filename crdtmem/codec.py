@@ -65,7 +65,8 @@ def unpack(data: bytes | memoryview) -> Any:
         MemoryError,
     ) as error:
         raise MalformedFrame(
-            f"bytes that do not decode: {error or type(error).__name__}"
+            f"bytes that do not decode: {error or type(error).__name__}",
+            hint="send one whole MessagePack value",
         ) from error
 
 
@@ -118,7 +119,9 @@ def thaw(value: Value) -> Value:
 def check_label(text: object, what: str, limit_bytes: int) -> str:
     """Return ``text`` if it is non-empty, valid text within the limit, else raise."""
     if type(text) is not str or not text:
-        raise InvalidValue(f"a {what} must be non-empty text, not {text!r:.60}")
+        raise InvalidValue(
+            f"a {what} must be non-empty text, not {text!r:.60}", hint="name it by a text"
+        )
     _check_text(text)
     if len(text) * 4 > limit_bytes and len(text.encode()) > limit_bytes:
         raise LimitExceeded(

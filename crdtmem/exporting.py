@@ -283,5 +283,7 @@ def from_json(value: Any) -> Any:
             if tag == "$dict":
                 return {name: from_json(item) for name, item in body.items()}
         except (TypeError, ValueError, AttributeError) as error:
-            raise InvalidValue(f"{value!r:.80} is no {tag}: {error}") from error
+            raise InvalidValue(
+                f"{value!r:.80} is no {tag}: {error}", hint='write what is meant as {"$dict": …}'
+            ) from error
     return {name: from_json(item) for name, item in value.items()}

@@ -33,7 +33,7 @@ from crdtmem.errors import InvalidValue
 from crdtmem.feeds import Feed
 from crdtmem.handles import Conflict, WriteOptions
 from crdtmem.limits import DEFAULT_LIMITS, Limits
-from crdtmem.policy import SYSTEM_SPACE
+from crdtmem.policy import SYSTEM_SPACE, Policy, policy_key, policy_space
 from crdtmem.published import PublishedBatch
 from crdtmem.quotas import only_removes
 from crdtmem.reading import Reading, SpaceReader
@@ -46,7 +46,7 @@ from crdtmem.runtime import Runtime, Subscription
 from crdtmem.services import Services
 from crdtmem.session import MemoryFace
 from crdtmem.store import open_store
-from crdtmem.transaction import Transaction, check_space
+from crdtmem.transaction import Operation, Transaction, check_space
 from crdtmem.wall import now_us
 
 __all__ = ["BatchFeed", "Memory"]
@@ -157,11 +157,8 @@ class Memory(MemoryFace):
         if admission is not None and admission.full and not only_removes(transaction.steps):
             admission.require_memory()
         for step in transaction.steps:
-            if step.space == SYSTEM_SPACE and not _may_write_system(step):
-                raise InvalidValue(
-                    "the system space is written through policies and membership only",
-                    hint="use space.set_policy, or 'crdtmem evict'",
-                )
+            if step.space == SYSTEM_SPACE:
+                _check_system_write(step, self.limits)
         transaction.seal(self.limits)
         if transaction.operation_id is not None:
             _require_free(transaction.operation_id)
@@ -393,5 +390,17 @@ def _require_free(operation_id: bytes) -> None:
         )
 
 
-def _may_write_system(step: Any) -> bool:
-    return getattr(step, "key", "").startswith("policy:")
+def _check_system_write(step: Any, limits: Limits) -> None:
+    """Refuse whatever is no policy, whole and in its place: every node has to read it."""
+    if type(step) is Operation and step.datatype == _REGISTER:
+        space = policy_space(step.key)
+        is_named = space is not None and policy_key(check_space(space, limits)) == step.key
+        if is_named and step.name == "delete":
+            return
+        if is_named and step.name == "set" and len(step.arguments) == 1:
+            Policy.from_value(step.arguments[0])
+            return
+    raise InvalidValue(
+        "the system space is written through policies and membership only",
+        hint="use space.set_policy, or 'crdtmem evict'",
+    )

@@ -71,12 +71,17 @@ class Policy:
     def from_value(cls, value: Any) -> Policy:
         """Rebuild from a stored value; unknown fields are ignored, for later versions."""
         if not isinstance(value, dict):
-            raise InvalidValue("a policy is a map of settings")
+            raise InvalidValue(
+                "a policy is a map of settings", hint="write one with space.set_policy"
+            )
         resolver = value.get("resolver", "latest")
         version = value.get("resolver_version", 1)
         trust_ordered = value.get("trust_ordered", False)
         if type(resolver) is not str or type(version) is not int or type(trust_ordered) is not bool:
-            raise InvalidValue("a policy names a resolver, its version, and whether trust orders")
+            raise InvalidValue(
+                "a policy names a resolver, its version, and whether trust orders",
+                hint="write one with space.set_policy",
+            )
         return cls(resolver, version, trust_ordered, *(value.get(name) for name in _QUOTAS))
 
 

@@ -354,7 +354,10 @@ def _sealed_operation(operation: Operation, limits: Limits) -> Operation:
         )
     if operation.name.startswith("_"):
         # Names with an underscore are what a replica asks of itself, unsealed.
-        raise UnknownName(f"no operation is called {operation.name!r:.80}")
+        raise UnknownName(
+            f"no operation is called {operation.name!r:.80}",
+            hint="the operations of each datatype are the methods of its handle",
+        )
     options = operation.options
     if options is not None:
         if options.expires_at_us is not None and (
@@ -381,7 +384,9 @@ def _sealed_metadata(metadata: Metadata, limits: Limits) -> Metadata:
             hint="author, trust, operation id and expiry have arguments of their own",
         )
     if len(pack(frozen)) > limits.value_bytes:
-        raise LimitExceeded(f"metadata of over {limits.value_bytes} bytes")
+        raise LimitExceeded(
+            f"metadata of over {limits.value_bytes} bytes", hint="keep what is long in a value"
+        )
     return frozen
 
 

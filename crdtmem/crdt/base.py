@@ -148,7 +148,9 @@ class DataType(ABC):
             try:
                 inspect.signature(bound).bind(view, *arguments)
             except TypeError as misfit:
-                raise InvalidValue(f"{self.name}.{operation}: {misfit}") from error
+                raise InvalidValue(
+                    f"{self.name}.{operation}: {misfit}", hint="pass the arguments that it takes"
+                ) from error
             raise
 
     @abstractmethod
