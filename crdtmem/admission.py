@@ -354,7 +354,8 @@ class Share:
         ):
             return False
         held, budget = admission.size_bytes, admission.bytes_budget
-        if not self.size_bytes and held <= budget:
+        if not self.size_bytes and (held <= budget or size_bytes <= SMALL_BYTES):
+            # Also of one that asks once: else a few bodies that never end keep out all.
             return True
         return (
             held + size_bytes <= _HARD * budget

@@ -111,7 +111,8 @@ def _encode_carefully(body: object) -> bytes:
 def decode_body(data: bytes | memoryview) -> Any:
     """Decode one value from outside, arrays as tuples; raises ``MalformedFrame``."""
     try:
-        return msgpack.unpackb(data, use_list=False, ext_hook=_decode_other, timestamp=0)
+        # A timestamp, which the library decodes by itself, comes as what no value may be.
+        return msgpack.unpackb(data, use_list=False, ext_hook=_decode_other, timestamp=3)
     except (
         ValueError,
         TypeError,

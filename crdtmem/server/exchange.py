@@ -143,7 +143,9 @@ class Exchange:
         if not data and not self.route.body_required:
             # Some clients name a type for what is not there.
             content_type, data = JSON, b"{}"
-        if self.request.headers.get("Content-Encoding", "identity") != "identity":
+        headers = self.request.headers
+        coded = headers.get("Transfer-Encoding", "chunked").lower() != "chunked"
+        if coded or headers.get("Content-Encoding", "identity") != "identity":
             raise Refusal(
                 415,
                 "unsupported_media_type",

@@ -206,7 +206,9 @@ class HttpFace:
         self._check_sender(request)
         target = request.raw_path
         if not target.startswith("/"):
-            # The absolute form, which a client of a proxy sends.
+            # The absolute form, which a client of a proxy sends; its host counts.
+            if "://" in target and not _is_local(target):
+                raise _misdirected(target)
             target = request.rel_url.raw_path_qs
         found = self.router.find(request.method, target)
         exchange = Exchange(self, request, found)
@@ -218,14 +220,14 @@ class HttpFace:
     def _check_sender(self, request: web.BaseRequest) -> None:
         """Refuse what a web page of elsewhere made a browser of this machine send."""
         host = request.headers.get("Host", "")
+        if not host and request.version < (1, 0):
+            # A line that is nothing but a path: whoever sent it meant another protocol.
+            raise Refusal(
+                400, "malformed_request", "no version of HTTP is named", hint="use HTTP/1.1"
+            )
         if host not in self._hosts:
             if host and not _is_local(f"//{host}"):
-                raise Refusal(
-                    421,
-                    "misdirected_request",
-                    f"no host {host!r:.100} is served here",
-                    hint="use 127.0.0.1, [::1] or localhost",
-                )
+                raise _misdirected(host)
             if len(self._hosts) < _HOSTS_KEPT:
                 self._hosts.add(host)
         origin = request.headers.get("Origin")
@@ -289,6 +291,15 @@ def _weight(request: web.BaseRequest, most_bytes: int) -> int:
         return 0
     length = request.content_length
     return most_bytes if length is None else min(length, most_bytes)
+
+
+def _misdirected(host: str) -> Refusal:
+    return Refusal(
+        421,
+        "misdirected_request",
+        f"no host {host!r:.100} is served here",
+        hint="use 127.0.0.1, [::1] or localhost",
+    )
 
 
 def _is_local(url: str) -> bool:
