@@ -42,6 +42,7 @@ from crdtmem.errors import (
     Closed,
     CrdtmemError,
     Defect,
+    DurabilityTimeout,
     MalformedFrame,
     Overloaded,
     ReplicaHalted,
@@ -300,6 +301,11 @@ class Client(MemoryFace):
             answer = await self._ask(ask, wait_ms=options.timeout_ms, doubtful=doubtful)
         except Unreachable as error:
             error.details.setdefault("operation_id", transaction.operation_id)
+            raise
+        except DurabilityTimeout as error:
+            # It is written, whatever became of it elsewhere.
+            if "context" in error.details:
+                self.nodes.saw(Context.parse(error.details["context"]).vector)
             raise
         except CrdtmemError as error:
             if not doubtful:

@@ -26,6 +26,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 from crdtmem.batch import SpaceName
 from crdtmem.causality import Context
 from crdtmem.changes import Change, Lagging, Part
+from crdtmem.errors import DurabilityTimeout
 from crdtmem.handles import Backend, Space, WriteOptions
 from crdtmem.replica import Committed
 from crdtmem.transaction import Operation, Transaction
@@ -118,7 +119,16 @@ class Session:
 
     async def commit(self, transaction: Transaction) -> Committed:
         """Commit a transaction that was built by hand."""
-        committed = await self._backend.commit(transaction, self.options)
+        return await self._noted(self._backend.commit(transaction, self.options))
+
+    async def _noted(self, commit: Awaitable[Committed]) -> Committed:
+        """Await a commit, and note what it wrote; also what is not durable enough in time."""
+        try:
+            committed = await commit
+        except DurabilityTimeout as error:
+            if "context" in error.details:
+                self.context = self.context.merge(Context.parse(error.details["context"]))
+            raise
         self.context = self.context.merge(committed.context)
         return committed
 
@@ -249,9 +259,7 @@ class MemoryFace(Session):
         """Commit a transaction; durable when it returns."""
         if options is not None:
             return await self._commit(transaction, options)
-        committed = await self._commit(transaction, self.options)
-        self.context = self.context.merge(committed.context)
-        return committed
+        return await self._noted(self._commit(transaction, self.options))
 
     @abstractmethod
     async def _commit(self, transaction: Transaction, options: WriteOptions) -> Committed:
