@@ -43,7 +43,8 @@ class DurabilityWaits:
     def __init__(self, epoch: Epoch, region: str) -> None:
         self._epoch = epoch
         self._region = region
-        self._waits: list[_Wait] = []
+        # By the identity of the ticket, so that one who gives up is found.
+        self._waits: dict[int, _Wait] = {}
 
     def __len__(self) -> int:
         return len(self._waits)
@@ -69,18 +70,18 @@ class DurabilityWaits:
         if len(self._waits) >= limit:
             # The deadline is now: the answer says how far it has come.
             deadline_us = now_us
-        self._waits.append(_Wait(ticket, vector, durability, deadline_us))
+        self._waits[id(ticket)] = _Wait(ticket, vector, durability, deadline_us)
         return self.check(now_us)
 
     def forget(self, ticket: Any) -> None:
         """Let go of one who no longer waits; one that is not here is none."""
-        self._waits = [item for item in self._waits if item.ticket is not ticket]
+        self._waits.pop(id(ticket), None)
 
     def check(self, now_us: int) -> list[Effect]:
         """Answer those whose wish is fulfilled, and those whose time is up."""
         effects: list[Effect] = []
-        waiting, self._waits = self._waits, []
-        for item in waiting:
+        waiting, self._waits = self._waits, {}
+        for number, item in waiting.items():
             reached = sorted(self._epoch.regions_reached(item.vector))
             if self._fulfilled(item):
                 effects.append(Reply(item.ticket, reached))
@@ -95,7 +96,7 @@ class DurabilityWaits:
                 )
                 effects.append(Reply(item.ticket, error=error))
             else:
-                self._waits.append(item)
+                self._waits[number] = item
         return effects
 
     def _fulfilled(self, item: _Wait) -> bool:
@@ -114,9 +115,9 @@ class DurabilityWaits:
 
     def refuse(self, error: CrdtmemError) -> list[Effect]:
         """Answer everybody with an error."""
-        waiting, self._waits = self._waits, []
-        return [Reply(item.ticket, error=error) for item in waiting]
+        waiting, self._waits = self._waits, {}
+        return [Reply(item.ticket, error=error) for item in waiting.values()]
 
     def next_deadline_us(self) -> int | None:
         """Return the nearest deadline, or ``None``."""
-        return min((item.deadline_us for item in self._waits), default=None)
+        return min((item.deadline_us for item in self._waits.values()), default=None)
