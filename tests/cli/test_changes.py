@@ -11,6 +11,7 @@ from typing import Any
 
 from tests.capabilities import ROOT
 from tests.cli.conftest import Outcome, Run
+from tests.interrupts import interruptible
 from tests.node.processes import NodeProcess
 
 
@@ -63,13 +64,14 @@ def test_following_prints_what_happens_and_ends_with_its_cursor(
     ask: Run, node: NodeProcess
 ) -> None:
     command = ["changes", "--follow", "--space", "log/follow", "--after", "start", "--json"]
-    follower = subprocess.Popen(
-        [sys.executable, "-m", "crdtmem", *command, "--node", node.url],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
+    with interruptible():
+        follower = subprocess.Popen(
+            [sys.executable, "-m", "crdtmem", *command, "--node", node.url],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
     assert follower.stdout is not None
     try:
         told: list[str] = []

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from crdtmem.demo.agents import QUESTIONS
+from tests.interrupts import interruptible
 from tests.waiting import wait_until
 
 DEMO = [sys.executable, "-c", "from crdtmem.cli import main; main()", "demo"]
@@ -99,10 +100,9 @@ def test_a_bad_input_is_refused_before_anything_starts(
 def running(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[psutil.Process]]]:
     """Yield a demo that has started its three nodes, and those."""
     environment = {**os.environ, "TMPDIR": str(folder)}
-    # Where the tests run in the background, an ignored interrupt would be inherited.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    with subprocess.Popen([*DEMO, "--json"], env=environment, stdout=subprocess.PIPE) as process:
-        signal.signal(signal.SIGINT, before)
+    with interruptible():
+        started = subprocess.Popen([*DEMO, "--json"], env=environment, stdout=subprocess.PIPE)
+    with started as process:
         try:
             wait_until(lambda: len(list(folder.glob("*/*/sock"))) == 3, "three nodes")
             yield process, psutil.Process(process.pid).children()

@@ -149,4 +149,4 @@ def ignores_the_quarantine(patches: Patches) -> None:
 
 def forgets_the_verdict(patches: Patches) -> None:
     """An id that was given up is taken up again by the next start."""
-    patches.replace(services, "_note_verdict", lambda store, retirement: None)
+    patches.replace(services, "_note_verdict", lambda *what: None)
