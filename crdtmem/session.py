@@ -26,7 +26,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 from crdtmem.batch import SpaceName
 from crdtmem.causality import Context
 from crdtmem.changes import Change, Lagging, Part
-from crdtmem.errors import DurabilityTimeout
+from crdtmem.errors import DurabilityTimeout, InvalidValue
 from crdtmem.handles import Backend, Space, WriteOptions
 from crdtmem.replica import Committed
 from crdtmem.transaction import Operation, Transaction
@@ -106,7 +106,16 @@ class Session:
         return Space(self._backend, labels, self._commit_operation, self._commit_put)
 
     def session(self, **changes: Any) -> Session:
-        """Return a session with other ``WriteOptions`` (``author=``, ``trust=``, …)."""
+        """Return a session with other ``WriteOptions`` (``author=``, ``trust=``, …).
+
+        Raises ``InvalidValue`` for an ``operation_id``, which is of one transaction.
+        """
+        if changes.get("operation_id") is not None:
+            raise InvalidValue(
+                "a session has no operation id: all of its writes but the first would count as "
+                "repeated, and not be done",
+                hint="pass it to transaction(operation_id=…)",
+            )
         fields = {name: getattr(self.options, name) for name in WriteOptions.__slots__}
         return Session(self._backend, WriteOptions(**{**fields, **changes}))
 
@@ -137,7 +146,7 @@ class Session:
         return Transaction(
             author=options.author,
             trust=options.trust,
-            operation_id=operation_id or options.operation_id,
+            operation_id=operation_id,
         )
 
     async def _commit_operation(self, operation: Operation) -> Committed:
