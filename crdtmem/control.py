@@ -77,6 +77,11 @@ class _UnixCarrier(asyncio.Protocol):
         return self._decoder.awaited_bytes
 
     @property
+    def spared(self) -> int:
+        """None: this is the way of the node's owner."""
+        return 0
+
+    @property
     def unread_bytes(self) -> int:
         """Bytes that were given to be sent and lie here still."""
         return self._transport.get_write_buffer_size()

@@ -133,10 +133,11 @@ class Connection:
         """Begin; refuse a client too many."""
         connections = self._service.connections
         connections.add(self)
-        if len(connections) > _CONNECTIONS:
+        most = _CONNECTIONS - self._carrier.spared
+        if len(connections) > most:
             self.refuse(
                 Overloaded(
-                    f"{_CONNECTIONS} clients are connected",
+                    f"{most} clients are connected",
                     hint="close some of them",
                     retry_after_ms=_RETRY_MS,
                 )

@@ -50,6 +50,10 @@ class Carrier(Protocol):
     """
 
     @property
+    def spared(self) -> int:
+        """How many places for connections are left to those who come another way."""
+
+    @property
     def awaited_bytes(self) -> int:
         """The size of a payload that has begun to come and is not whole yet, if it is known."""
 

@@ -30,6 +30,7 @@ from crdtmem.server.routing import Route
 
 __all__ = ["ROUTES", "serve_socket"]
 
+_SPARED: Final = 64
 _FAREWELL_S: Final = 2.0
 """How long a client may take to agree to the end."""
 
@@ -133,6 +134,11 @@ class _WebSocketCarrier:
     def awaited_bytes(self) -> int:
         """Unknown here: a message comes whole, or not at all."""
         return 0
+
+    @property
+    def spared(self) -> int:
+        """So many that the owner of the node finds a place, whoever came by HTTP."""
+        return _SPARED
 
     @property
     def unread_bytes(self) -> int:
