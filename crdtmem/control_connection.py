@@ -132,9 +132,10 @@ class Connection:
     def made(self) -> None:
         """Begin; refuse a client too many."""
         connections = self._service.connections
-        connections.add(self)
         most = _CONNECTIONS - self._carrier.spared
-        if len(connections) > most:
+        if len(connections) < most:
+            connections.add(self)
+        else:
             self.refuse(
                 Overloaded(
                     f"{most} clients are connected",

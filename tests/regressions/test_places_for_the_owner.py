@@ -36,5 +36,7 @@ def test_the_owner_finds_a_place_though_websockets_took_all_of_theirs(
             async with await connect(f"unix://{served.node.settings.control_socket}") as owner:
                 await owner.joined()
                 assert owner.replica_id == served.node.memory.replica_id
+                # Nor does who was refused, and does not leave, take one.
+                assert len(served.node.service.connections) == 3
 
     run(tmp_path, scene)
