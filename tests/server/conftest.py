@@ -45,6 +45,6 @@ def node(hostile_node: NodeProcess) -> Iterator[NodeProcess]:
     wait_until(lambda: not clients_of(process), "connections that have ended")
     files, memory_bytes = process.num_fds(), process.memory_info().rss
     yield node
-    serves(node)
     wait_until(lambda: process.num_fds() <= files, "descriptors that were given back")
+    serves(node)
     assert process.memory_info().rss - memory_bytes < GROWTH_BYTES
