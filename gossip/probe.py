@@ -9,7 +9,8 @@ of the timeout already: the host of a process that died says so at once, and hel
 then); at the verdict's time there was an answer or not. Who asks gives two functions: what to do
 with an answer, what with silence.
 A helper sends a negative acknowledgement at four fifths of its timeout, which says that the
-helper at least is well (Lifeguard).
+helper at least is well (Lifeguard). Members that were never heard are asked to help last: one that
+somebody made up sends none, and so makes the asker slower.
 
 Invariants: a sequence is drawn from 63 random bits, so that only who saw the ping can answer;
 an answer must come from the member meant, unless a helper relays it; each probe ends in
@@ -185,8 +186,18 @@ class Prober:
                 and not entry.damped(pool.now_us)
             )
 
+        def known(entry: Member) -> bool:
+            return entry.heard_us is not None and fit(entry)
+
+        def unknown(entry: Member) -> bool:
+            return entry.heard_us is None and fit(entry)
+
         request = PingRequest(probe.sequence, probe.member, probe.address, pool.address)
-        for helper in pool.table.pick(pool.chance, probe.helpers, fit):
+        helpers = pool.table.pick(pool.chance, probe.helpers, known)
+        if len(helpers) < probe.helpers:
+            # Of whom there is only hearsay, nobody may be there.
+            helpers += pool.table.pick(pool.chance, probe.helpers - len(helpers), unknown)
+        for helper in helpers:
             probe.asked += 1
             pool.counters.indirect_probes += 1
             pool.send(helper.address, request)
