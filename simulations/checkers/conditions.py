@@ -14,6 +14,7 @@ Invariants: judged at the writer's own context, from the history.
 from __future__ import annotations
 
 from crdtmem.entries import unpack_dot
+from simulations.checkers.base import lost_entries
 from simulations.checkers.operations import REGISTERS, Applied, OfWrites
 from simulations.checkers.oracle import named
 
@@ -55,6 +56,8 @@ class Conditions(OfWrites):
             for dot, delta in held.items()
             if delta.stamp.expires_at_us is None or delta.stamp.expires_at_us > applied.physical_us
         } - observed
+        # What the fault took from the writer's node was not there to be seen.
+        surprising -= lost_entries(self.history.harms.get(call.machine, ()))
         if surprising or not observed <= held.keys():
             lacking = observed - held.keys()
             words = (
