@@ -94,6 +94,12 @@ _COMPUTED = (property, functools.cached_property)
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
+@functools.lru_cache(maxsize=2)
+def _parsed(source: str) -> ast.Module:
+    """Return a module's tree; several rules look at one after the other."""
+    return ast.parse(source)
+
+
 def module_name(path: Path, root: Path) -> str:
     """Return the dotted name of the module at ``path``."""
     parts = list(path.relative_to(root).with_suffix("").parts)
@@ -111,7 +117,7 @@ def impure_imports(module: str, source: str, *, package: str = "crdtmem") -> lis
     if _is_impure(module, package):
         return []
     offences = []
-    for node in _running_nodes(ast.parse(source)):
+    for node in _running_nodes(_parsed(source)):
         for imported in _imported(node):
             if imported.partition(".")[0] in _WORLD:
                 offences.append(f"{module}:{_line(node)}: a pure module imports {imported}")
@@ -132,7 +138,7 @@ def unrepeatable(module: str, source: str) -> list[str]:
     if name in WORLDLY_SIMULATIONS | _READERS:
         return []
     offences = []
-    for node in _running_nodes(ast.parse(source)):
+    for node in _running_nodes(_parsed(source)):
         for imported in _imported(node):
             top, _, rest = imported.partition(".")
             within = rest.partition(".")[0]
@@ -193,7 +199,7 @@ def _line(node: ast.AST) -> int:
 
 def unlisted_names(module: str, source: str) -> list[str]:
     """Find a missing docstring or ``__all__``, and public definitions that it leaves out."""
-    tree = ast.parse(source)
+    tree = _parsed(source)
     offences = [] if ast.get_docstring(tree) else [f"{module}: no module docstring"]
     listed = _listed(tree)
     if listed is None:
@@ -259,7 +265,7 @@ def oversized(module: str, source: str) -> list[str]:
     """Find modules over 500 lines and functions over 70."""
     lines = len(source.splitlines())
     offences = [f"{module}: {lines} lines, over {MODULE_LINES}"] if lines > MODULE_LINES else []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(_parsed(source)):
         if isinstance(node, _Function):
             length = (node.end_lineno or node.lineno) - node.lineno + 1
             if length > FUNCTION_LINES:
@@ -270,7 +276,7 @@ def oversized(module: str, source: str) -> list[str]:
 def silent_excepts(module: str, source: str) -> list[str]:
     """Find errors that vanish: bare excepts, empty handlers, everything suppressed."""
     offences = []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(_parsed(source)):
         if isinstance(node, ast.ExceptHandler):
             if node.type is None:
                 offences.append(f"{module}:{node.lineno}: a bare except")
@@ -304,7 +310,7 @@ def own_words(module: str, source: str) -> list[str]:
     """Find code that admits to not being there: ``NotImplementedError``."""
     return [
         f"{module}:{node.lineno}: NotImplementedError"
-        for node in ast.walk(ast.parse(source))
+        for node in ast.walk(_parsed(source))
         if isinstance(node, ast.Name) and node.id == "NotImplemented" + "Error"
     ]
 
@@ -312,7 +318,7 @@ def own_words(module: str, source: str) -> list[str]:
 def sleeps(module: str, source: str) -> list[str]:
     """Find calls of any ``sleep`` but ``sleep(0)``, which only yields."""
     offences = []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(_parsed(source)):
         if not isinstance(node, ast.Call):
             continue
         name = ast.unparse(node.func).rpartition(".")[2]
