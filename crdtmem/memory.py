@@ -41,6 +41,7 @@ from crdtmem.recovery import open_engine
 from crdtmem.replica import Committed
 from crdtmem.rescue import RESCUE_PREFIX, LostWrite
 from crdtmem.rescuing import lost_writes, rescue_all
+from crdtmem.resolve import require_resolver
 from crdtmem.retries import RETRY_PREFIX
 from crdtmem.runtime import Runtime, Subscription
 from crdtmem.services import Services
@@ -398,7 +399,9 @@ def _check_system_write(step: Any, limits: Limits) -> None:
         if is_named and step.name == "delete":
             return
         if is_named and step.name == "set" and len(step.arguments) == 1:
-            Policy.from_value(step.arguments[0])
+            policy = Policy.from_value(step.arguments[0])
+            # Asked of what is written here only: what others wrote is joined all the same.
+            require_resolver(policy.resolver, policy.resolver_version)
             return
     raise InvalidValue(
         "the system space is written through policies and membership only",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from crdtmem.errors import UnknownName
 from crdtmem.resolve.base import Resolve, Resolver
 from crdtmem.resolve.choices import (
     latest,
@@ -29,6 +30,7 @@ __all__ = [
     "Resolver",
     "find_resolver",
     "order_key",
+    "require_resolver",
 ]
 
 _TABLE: Final = (
@@ -54,3 +56,15 @@ DEFAULT_RESOLVER: Final = RESOLVERS["latest", 1]
 def find_resolver(name: str, version: int) -> Resolver | None:
     """Return the resolver, or ``None`` where this program lacks it: serve the siblings then."""
     return RESOLVERS.get((name, version))
+
+
+def require_resolver(name: str, version: int) -> Resolver:
+    """Return the resolver, for a policy that is being written; raises ``UnknownName``."""
+    resolver = find_resolver(name, version)
+    if resolver is None:
+        known = ", ".join(f"{name} (version {version})" for name, version in RESOLVERS)
+        raise UnknownName(
+            f"this node knows no resolver {name!r:.80} of version {version}",
+            hint=f"it knows {known}; write a later one through a node that has it",
+        )
+    return resolver

@@ -235,8 +235,10 @@ def test_a_space_is_read_by_its_policy(space: Any) -> None:
         space.register("key").set(value, observed=Observed())
     reading = space.register("key").read()
     assert (reading.value, reading.resolver) == (7, "maximum@1")
-    space.set_policy(Policy(resolver="of-tomorrow"))
-    assert space.register("key").read().unknown_resolver
+    with pytest.raises(UnknownName) as refused:
+        space.set_policy(Policy(resolver="of-tomorrow"))
+    assert "majority" in refused.value.hint
+    assert not space.register("key").read().unknown_resolver
 
 
 def test_a_more_trusted_value_is_not_displaced(memory: Any, space: Any) -> None:
