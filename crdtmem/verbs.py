@@ -70,6 +70,7 @@ from crdtmem.parts import in_parts
 from crdtmem.read_side import REGISTER
 from crdtmem.replica import Committed, Replica
 from crdtmem.transaction import Transaction
+from crdtmem.waiting import observed_dots
 from crdtmem.wall import now_us
 
 __all__ = ["fields", "memory_verbs", "optional_space", "quick_verbs"]
@@ -160,7 +161,7 @@ class _MemoryVerbs:
         options = self._options
         transaction = decode_transaction(sent)
         request.encode = self._encode_committed
-        if not (options.after is None or self._has_joined(options.after)):
+        if self._waits_for_others(transaction, options):
             request.rest()
         if options.durability == "local":
             # The request is the engine's ticket: no task, no future, one answer.
@@ -179,6 +180,16 @@ class _MemoryVerbs:
         request.rest()
         await memory.durable(committed.context, options.durability, deadline_us)
         return committed
+
+    def _waits_for_others(self, transaction: Transaction, options: WriteOptions) -> bool:
+        """Tell whether a write stands on what this node has not joined."""
+        if not (options.after is None or self._has_joined(options.after)):
+            return True
+        observed = observed_dots(transaction)
+        if not observed:
+            return False
+        vector = self._memory.engine.replica.state.vector
+        return not vector.covers_all(observed)
 
     def _has_joined(self, context: Context) -> bool:
         joined: bool = self._memory.engine.replica.state.vector.dominates(context.vector)

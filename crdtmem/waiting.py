@@ -35,6 +35,7 @@ __all__ = [
     "no_longer_writes",
     "not_a_member",
     "not_covered",
+    "observed_dots",
     "overloaded",
 ]
 
@@ -53,15 +54,22 @@ class Pending:
 
     def gather_needs(self) -> None:
         """Add the dots that the transaction's operations observed."""
-        for step in self.transaction.steps:
-            if type(step) is Operation and step.options and step.options.observed:
-                self.needs |= step.options.observed
+        self.needs |= observed_dots(self.transaction)
 
     def covered(self, vector: VersionVector) -> bool:
         """Tell whether everything that comes before it has been joined."""
         return not (self.needs or self.after) or (
             vector.covers_all(self.needs) and vector.dominates(self.after)
         )
+
+
+def observed_dots(transaction: Transaction) -> frozenset[int]:
+    """Return the dots that the operations of a transaction refer to: they come before it."""
+    dots: frozenset[int] = frozenset()
+    for step in transaction.steps:
+        if type(step) is Operation and step.options and step.options.observed:
+            dots |= step.options.observed
+    return dots
 
 
 class TransactionQueue:
