@@ -24,7 +24,7 @@ from crdtmem.control_parts import UNREAD_BYTES
 from crdtmem.control_path import SocketPath
 from crdtmem.control_service import ControlService
 
-__all__ = ["ControlServer"]
+__all__ = ["ControlServer", "has_left"]
 
 
 class _UnixCarrier(asyncio.Protocol):
@@ -87,17 +87,22 @@ class _UnixCarrier(asyncio.Protocol):
         return self._transport.get_write_buffer_size()
 
     def is_gone(self) -> bool:
-        """Tell whether the client has left: the kernel knows, also behind what is unread."""
-        descriptor = self._transport.get_extra_info("socket").fileno()
-        if descriptor < 0:
-            return True
-        poll = select.poll()
-        poll.register(descriptor, select.POLLRDHUP)
-        return bool(poll.poll(0))
+        """Tell whether the client has left."""
+        return has_left(self._transport)
 
     def write(self, payload: bytes) -> None:
         """Send a payload, with its length before it."""
         self._transport.write(frame(payload))
+
+
+def has_left(transport: asyncio.BaseTransport) -> bool:
+    """Tell whether a client has left: the kernel knows, also behind what is unread."""
+    descriptor = transport.get_extra_info("socket").fileno()
+    if descriptor < 0:
+        return True
+    poll = select.poll()
+    poll.register(descriptor, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 class ControlServer:

@@ -10,7 +10,9 @@ sweep cuts off heads that take too long, and answers that nobody takes.
 
 A connection holds one request at a time, which is taken in by the node's ``admission`` like
 those of every other face, or refused with a pause after which to come back. One whose
-answer is a stream gives that back, and holds a place among the streams.
+answer is a stream gives that back, and holds a place among the streams. One that became a
+WebSocket is metered, and held: not read, while there is no room for the message that it
+receives.
 
 Invariants: the sweep costs nothing per request; a connection that waits for its node, not
 the node for it, is never cut off.
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any, Final
 
 from aiohttp.http_exceptions import HttpProcessingError
@@ -29,6 +32,7 @@ from aiohttp.web_response import Response, StreamResponse
 from aiohttp.web_server import Server
 
 from crdtmem.admission import Admission
+from crdtmem.server.metering import MessageMeter, MeteredParser
 from crdtmem.server.negotiation import encode
 from crdtmem.server.problems import MEDIA_TYPE, Refusal, problem_of_refusal
 
@@ -41,7 +45,17 @@ _log = logging.getLogger("crdtmem.server")
 class Connection(RequestHandler):
     """One client's connection."""
 
-    __slots__ = ("_taken_bytes", "begun_s", "busy", "share", "stalled_s", "unsent")
+    __slots__ = (
+        "_held",
+        "_meter",
+        "_taken_bytes",
+        "begun_s",
+        "busy",
+        "on_message_bytes",
+        "share",
+        "stalled_s",
+        "unsent",
+    )
 
     def __init__(self, manager: Connections, loop: asyncio.AbstractEventLoop, **rest: Any) -> None:
         super().__init__(manager, loop=loop, **rest)
@@ -53,6 +67,10 @@ class Connection(RequestHandler):
         self.stalled_s = 0.0
         self.share = manager.admission.share()
         self._taken_bytes = -1
+        self._meter: MessageMeter | None = None
+        self._held = False
+        self.on_message_bytes: Callable[[], None] | None = None
+        """Called when bytes of a WebSocket's message have come: see ``awaited_bytes``."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin; refuse a client too many."""
@@ -76,6 +94,7 @@ class Connection(RequestHandler):
         """Forget the client, and what it holds."""
         super().connection_lost(exc)
         self._taken_bytes = -1
+        self.on_message_bytes = None
         self.share.leave()
 
     def data_received(self, data: bytes) -> None:
@@ -83,6 +102,47 @@ class Connection(RequestHandler):
         if not self.begun_s:
             self.begun_s = self._loop.time()
         super().data_received(data)
+
+    # ------------------------------------------------------------------ a WebSocket
+
+    def meter(self, most_bytes: int) -> None:
+        """Measure messages, of at most so many bytes each, from when this is a WebSocket."""
+        self._meter = MessageMeter(most_bytes)
+
+    @property
+    def awaited_bytes(self) -> int:
+        """How large the message may become that has begun to come, and is not whole."""
+        return 0 if self._meter is None else self._meter.awaited_bytes
+
+    def set_parser(self, parser: Any, data_received_cb: Callable[[], None] | None = None) -> None:
+        """Read by another parser from here on: this is a WebSocket."""
+        if self._meter is not None:
+            parser = MeteredParser(parser, self._meter, self._tell_message_bytes)
+        super().set_parser(parser, data_received_cb)
+
+    def _tell_message_bytes(self) -> None:
+        if self.on_message_bytes is not None:
+            self.on_message_bytes()
+
+    def hold(self) -> None:
+        """Read nothing more, whoever else has this read on. Idempotent."""
+        self._held = True
+        if self.transport is not None:
+            self.transport.pause_reading()
+
+    def let_go(self) -> None:
+        """Read on, unless the library still has enough to do. Idempotent."""
+        self._held = False
+        if self.transport is not None and not self._reading_paused:
+            self.transport.resume_reading()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Read on, unless this is held."""
+        super().resume_reading(resume_parser)
+        if self._held and self.transport is not None:
+            self.transport.pause_reading()
+
+    # ------------------------------------------------------------------ requests
 
     def begin(self) -> None:
         """Note that a request's head has come, and is being carried out."""

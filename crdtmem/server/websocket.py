@@ -7,9 +7,12 @@ Idea: a WebSocket cuts its stream into messages already, so each binary message,
 direction, is the payload of one frame (see ``control_frames``): an array of messages, without
 the length before it. A ``Connection`` does the rest, as on the Unix socket.
 
-Invariants: at most two frames, and ``UNREAD_BYTES`` of answers and one more, are kept for a
-client; a message that is text or too large ends the connection; no compression, whose ratio
-is in the sender's hands.
+A message is weighed from when its length is told, and not read while there is no room for
+it: see ``metering``.
+
+Invariants: at most two messages that found room, one read, and ``UNREAD_BYTES`` of answers and
+one more, are kept for a client; a message that is text or too large ends the connection; no
+compression, whose ratio is in the sender's hands.
 """
 
 from __future__ import annotations
@@ -20,10 +23,13 @@ from typing import Final
 
 from aiohttp import ClientError, WSCloseCode, WSMsgType, web
 
+from crdtmem.admission import SMALL_BYTES
+from crdtmem.control import has_left
 from crdtmem.control_connection import Connection
 from crdtmem.control_parts import UNREAD_BYTES
 from crdtmem.control_service import ControlService
 from crdtmem.errors import MalformedFrame
+from crdtmem.server.connection import Connection as HttpConnection
 from crdtmem.server.exchange import Exchange
 from crdtmem.server.negotiation import MSGPACK
 from crdtmem.server.routing import Route
@@ -44,8 +50,11 @@ async def serve_socket(service: ControlService, request: web.BaseRequest) -> web
     socket = web.WebSocketResponse(
         max_msg_size=service.frame_bytes + 1, compress=False, timeout=_FAREWELL_S
     )
+    client = request.protocol
+    assert isinstance(client, HttpConnection)
+    client.meter(service.frame_bytes)
     await socket.prepare(request)
-    await _WebSocketCarrier(service, request, socket).serve()
+    await _WebSocketCarrier(service, client, socket).serve()
     return socket
 
 
@@ -53,9 +62,9 @@ class _WebSocketCarrier:
     """Carries one client's payloads over a WebSocket: see ``Carrier``."""
 
     def __init__(
-        self, service: ControlService, request: web.BaseRequest, socket: web.WebSocketResponse
+        self, service: ControlService, client: HttpConnection, socket: web.WebSocketResponse
     ) -> None:
-        self._request = request
+        self._client = client
         self._socket = socket
         self._received: bytes | None = None
         self._readable = asyncio.Event()
@@ -72,6 +81,8 @@ class _WebSocketCarrier:
         reader = asyncio.create_task(self._read_all())
         writer = asyncio.create_task(self._write_all())
         self._connection.made()
+        self._client.on_message_bytes = self._message_bytes_came
+        self._message_bytes_came()
         try:
             done, _ = await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -84,6 +95,7 @@ class _WebSocketCarrier:
         finally:
             reader.cancel()
             writer.cancel()
+            self._client.on_message_bytes = None
             self._connection.ended()
             await asyncio.wait({reader, writer})
             # A carrier and its connection hold each other, and the collector comes by rarely:
@@ -100,6 +112,7 @@ class _WebSocketCarrier:
                 # One message more is taken than there is room for: it may be the last one.
                 await self._readable.wait()
                 self._received = message.data
+                del message  # It is not to lie here while the next one is waited for.
                 self._connection.received()
             elif message.type is WSMsgType.TEXT:
                 self._connection.refuse(
@@ -109,6 +122,11 @@ class _WebSocketCarrier:
                 )
             else:
                 return
+
+    def _message_bytes_came(self) -> None:
+        """Let room be asked for, when a message turns out to be large."""
+        if self._client.awaited_bytes > SMALL_BYTES:
+            self._connection.received()
 
     async def _write_all(self) -> None:
         """Send what is to be sent, as fast as it is read; returns when asked to close."""
@@ -132,8 +150,8 @@ class _WebSocketCarrier:
 
     @property
     def awaited_bytes(self) -> int:
-        """Unknown here: a message comes whole, or not at all."""
-        return 0
+        """The size of a message that has begun to arrive; the largest there is, if in pieces."""
+        return self._client.awaited_bytes
 
     @property
     def spared(self) -> int:
@@ -147,8 +165,8 @@ class _WebSocketCarrier:
 
     def is_gone(self) -> bool:
         """Tell whether the client has left."""
-        transport = self._request.transport
-        return transport is None or transport.is_closing()
+        transport = self._client.transport
+        return transport is None or transport.is_closing() or has_left(transport)
 
     def next_payload(self) -> bytes | None:
         """Return the message that has come, once."""
@@ -167,21 +185,24 @@ class _WebSocketCarrier:
     def pause_reading(self) -> None:
         """Take no more messages; those that come wait in the kernel."""
         self._readable.clear()
+        self._client.hold()
 
     def resume_reading(self) -> None:
         """Take messages again."""
         self._readable.set()
+        self._client.let_go()
 
     def close(self) -> None:
         """End once everything has been sent."""
         self._closing = True
-        self._readable.set()
+        # The client's farewell is to be heard.
+        self.resume_reading()
         self._something_to_do.set()
 
     def abort(self) -> None:
         """End at once."""
         self.close()
-        transport = self._request.transport
+        transport = self._client.transport
         if transport is not None:
             transport.abort()
 

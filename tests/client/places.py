@@ -20,6 +20,7 @@ from crdtmem.demo.link import Link
 from crdtmem.limits import DEFAULT_LIMITS, Limits
 from crdtmem.memory import Memory
 from crdtmem.relay import LinkShape
+from crdtmem.server.connection import Connections
 from crdtmem.server.websocket import serve_socket
 from crdtmem.verbs import memory_verbs, quick_verbs
 from tests.node.processes import NodeProcess
@@ -211,13 +212,18 @@ async def serve(service: ControlService, carrier: str, folder: Path) -> AsyncIte
         finally:
             await server.close()
         return
-    app = web.Application()
 
-    async def handle(request: web.Request) -> web.StreamResponse:
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
         return await serve_socket(service, request)
 
-    app.router.add_get("/v1/socket", handle)
-    runner = web.AppRunner(app, access_log=None)
+    connections = Connections(
+        handle,
+        admission=service.admission,
+        most_connections=256,
+        receive_s=30.0,
+        stalled_s=30.0,
+    )
+    runner = web.ServerRunner(connections, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     host, port = runner.addresses[0][:2]

@@ -26,6 +26,7 @@ from crdtmem.control_frames import (
 from crdtmem.control_parts import UNREAD_BYTES
 from crdtmem.control_service import ControlService
 from crdtmem.memory import Memory
+from crdtmem.server.connection import Connections
 from crdtmem.server.websocket import serve_socket
 from crdtmem.verbs import memory_verbs, quick_verbs
 from tests.node.processes import NodeProcess
@@ -94,7 +95,16 @@ def scenario(play: Callable[[Served], Coroutine[Any, Any, None]]) -> None:
             async def serve(request: web.BaseRequest) -> web.StreamResponse:
                 return await serve_socket(service, request)
 
-            runner = web.ServerRunner(web.Server(serve), access_log=None)
+            runner = web.ServerRunner(
+                Connections(
+                    serve,
+                    admission=service.admission,
+                    most_connections=64,
+                    receive_s=30.0,
+                    stalled_s=30.0,
+                ),
+                access_log=None,
+            )
             await runner.setup()
             site = web.TCPSite(runner, "127.0.0.1", 0)
             await site.start()
