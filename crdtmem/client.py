@@ -176,11 +176,19 @@ class Client(MemoryFace):
         nodes = self.nodes
         deadline_s = loop.time() + (wait_ms + self._timeout_ms) / 1_000
         pauses: Pauses | None = None
+        refusal: CrdtmemError | None = None
         while True:
             stream = nodes.current
             if stream is None:
                 # What the node may take over an answer is not what it may take to be found.
-                stream = await nodes.live(min(deadline_s, loop.time() + self._timeout_ms / 1_000))
+                until_s = min(deadline_s, loop.time() + self._timeout_ms / 1_000)
+                try:
+                    stream = await nodes.live(until_s)
+                except Unreachable:
+                    if refusal is None:
+                        raise
+                    # What the one that did answer had to say tells more than that it is sought.
+                    raise refusal from None
             try:
                 return await ask(stream, deadline_s)
             except Unreachable:
@@ -199,6 +207,7 @@ class Client(MemoryFace):
                 # This node writes no more, and hears of nothing new; another one does.
                 if not (self.retry and again and nodes.are_several):
                     raise
+                refusal = error
                 pauses = pauses or Pauses(deadline_s)
                 await pauses.after(error)
                 await nodes.leave(stream, deadline_s)
