@@ -180,6 +180,7 @@ def test_what_only_was_read_is_not_unread_at_the_next_node(tmp_path: Path) -> No
     play(tmp_path, scenario)
 
 
+@pytest.mark.slow
 def test_the_guarantee_can_be_given_up(tmp_path: Path) -> None:
     async def scenario(pair: Pair) -> None:
         async with await connect(pair.a.url, pair.b.url, timeout_ms=20_000) as client:
@@ -194,6 +195,7 @@ def test_the_guarantee_can_be_given_up(tmp_path: Path) -> None:
     play(tmp_path, scenario)
 
 
+@pytest.mark.slow
 def test_what_was_seen_can_be_handed_on_to_another_process(tmp_path: Path) -> None:
     async def scenario(pair: Pair) -> None:
         async with await connect(pair.a.url) as client:
@@ -253,7 +255,7 @@ def test_an_increment_whose_answer_is_lost_counts_once(tmp_path: Path, known: bo
     play(tmp_path, scenario)
 
 
-@pytest.mark.parametrize("idle", [True, False])
+@pytest.mark.parametrize("idle", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_node_that_stands_still_is_given_up_for_the_next(tmp_path: Path, idle: bool) -> None:
     """A stopped process keeps its sockets; only its silence tells."""
 
@@ -279,6 +281,7 @@ def test_a_node_that_stands_still_is_given_up_for_the_next(tmp_path: Path, idle:
     play(tmp_path, scenario)
 
 
+@pytest.mark.slow
 def test_a_node_that_only_has_nothing_to_say_is_kept(tmp_path: Path) -> None:
     """Waiting longer than the patience with a silent node is no silence: it answers a ping."""
 

@@ -79,7 +79,7 @@ async def harm(pair: Pair, chance: random.Random, witness: Witness) -> None:
         pair.join()
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_what_a_client_was_told_stays_so(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
     witness = Witness()

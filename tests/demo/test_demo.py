@@ -63,6 +63,7 @@ def test_the_built_in_run_converges_and_settles_every_question(short_folder: Pat
     assert list(short_folder.iterdir()) == [], "the demo left its data"
 
 
+@pytest.mark.slow
 def test_real_events_are_spread_over_the_regions_and_what_is_kept_is_said(
     short_folder: Path,
 ) -> None:

@@ -104,6 +104,7 @@ def test_every_recorded_file_goes_into_different_regions_at_once(
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_two_replicas_replay_a_text_that_two_people_wrote_at_once(
     shared_data: Path, short_folder: Path
 ) -> None:

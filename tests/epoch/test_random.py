@@ -56,6 +56,7 @@ def test_any_schedule(steps: list[Step]) -> None:
     world.converge()
 
 
+@pytest.mark.slow
 def test_long_schedules() -> None:
     settled = collected = 0
     for seed in range(25):

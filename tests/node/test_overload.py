@@ -155,6 +155,7 @@ def test_a_ceiling_that_leaves_no_room_is_refused() -> None:
     )
 
 
+@pytest.mark.slow
 def test_large_frames_that_never_end_hold_no_more_than_the_budget(tmp_path: Path) -> None:
     with (
         a_node(tmp_path, "--set=admission.in_flight_bytes=8MiB") as node,

@@ -66,6 +66,7 @@ def test_a_seed_that_is_named_after_the_start_is_sought_abroad(told: int) -> Non
     world.until(world.complete, 30 * SECOND)
 
 
+@pytest.mark.slow
 def test_nothing_is_told_where_all_is_known_and_ever_less_where_nobody_answers() -> None:
     world = NodeWorld()
     world.begin([100, 1, 2, 3, 4, 5])
