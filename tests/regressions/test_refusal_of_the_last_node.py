@@ -27,9 +27,11 @@ def test_a_refusal_is_told_though_its_node_is_gone(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         nobody = f"unix://{tmp_path}/nobody.sock"
-        async with served("unix", tmp_path, lambda _: {"commit": refuse}) as halted:
-            async with await connect(halted.url, nobody, timeout_ms=300) as client:
-                with pytest.raises(ReplicaHalted, match="evicted"):
-                    await client.session(timeout_ms=100).space("s").put("key", 1)
+        async with (
+            served("unix", tmp_path, lambda _: {"commit": refuse}) as halted,
+            await connect(halted.url, nobody, timeout_ms=300) as client,
+        ):
+            with pytest.raises(ReplicaHalted, match="evicted"):
+                await client.session(timeout_ms=100).space("s").put("key", 1)
 
     play(scenario)
