@@ -15,7 +15,8 @@ the state.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from heapq import heapify, heappop
+from typing import Any, Final, TypeAlias
 
 from crdtmem.batch import SpaceName
 from crdtmem.causality import Context
@@ -27,7 +28,10 @@ from crdtmem.policy import SYSTEM_SPACE, Policy
 from crdtmem.reading import Reading, SpaceReader, describe, entries_of_place
 from crdtmem.table import State
 
-__all__ = ["REGISTER", "ReadSide"]
+__all__ = ["REGISTER", "ConflictPosition", "ReadSide"]
+
+ConflictPosition: TypeAlias = "tuple[SpaceName, int, str, Field | None]"
+"""Where a conflict stands in the order of all: space, datatype's code, key and field."""
 
 _KINDS: Final = (type(None), int, str, bytes)
 
@@ -96,24 +100,40 @@ class ReadSide:
         return reading.value if reading.exists else default
 
     def conflicts(
-        self, space: SpaceName | None, now_us: int
+        self, space: SpaceName | None, now_us: int, after: ConflictPosition | None = None
     ) -> Iterator[tuple[SpaceName, str, str, Field | None, str, Any, list[dict[str, Any]]]]:
         """Yield what is contested now, of one space or all but the system's.
 
         In canonical order: by space, datatype, key and field, siblings by dot. Each is
-        (space, datatype, key, field, resolver, resolved value, siblings).
+        (space, datatype, key, field, resolver, resolved value, siblings). With ``after``, only
+        what is beyond it. Others may write between two of them: each is as it is when yielded.
         """
+        first = None if after is None else after[:2]
         for (name, code), table in sorted(self.state.tables.items()):
             if name == SYSTEM_SPACE or (space is not None and name != space):
                 continue
+            if first is not None and (name, code) < first:
+                continue
+            begun = after if after is not None and (name, code) == first else None
             kind, reader = DATATYPES_BY_CODE[code], SpaceReader(now_us, self.policy(name))
             resolver = f"{reader.policy.resolver}@{reader.policy.resolver_version}"
-            for key in sorted(table.contested_keys()):
-                contested = kind.conflicts(table.slots[key], reader)
+            for key in _from(table.contested_keys(), "" if begun is None else begun[2]):
+                contested = kind.conflicts(table.slots.get(key), reader)
                 for field, entries in sorted(contested, key=_by_field):
+                    if begun is not None and key == begun[2]:
+                        if _by_field((field, None)) <= _by_field((begun[3], None)):
+                            continue
                     siblings = [describe(entry).as_value() for entry in entries]
                     value = thaw(reader.resolve(entries))
                     yield name, kind.name, key, field, resolver, value, siblings
+
+
+def _from(keys: list[str], first: str) -> Iterator[str]:
+    """Yield keys in order, from one on: who takes a few of many does not have all sorted."""
+    heap = [key for key in keys if key >= first]
+    heapify(heap)
+    while heap:
+        yield heappop(heap)
 
 
 def _by_field(conflict: tuple[Field | None, Any]) -> tuple[int, Any]:

@@ -21,11 +21,16 @@ get         space, keys, at_least, timeout_ms             a list of values
 keys        space, datatype[, after, limit]               events: lists of keys
 spaces      nil                                           a list of names
 conflicts   space or nil                                  events: lists of them
+conflicts   space or nil, after, limit                    the same: a page
 context     nil                                           a context
 wait        context, timeout_ms                           a context
 subscribe   space or nil, limit_batches, after            events: parts of a feed
 export      space or nil                                  events: lists of records
 =========== ============================================= ======================
+
+The answer to a page of conflicts is the position of its last one, to be the next page's
+``after``; nil where there is no next page. A position is an array of space, datatype, key
+and field. A page may hold less than its limit, if that is much in bytes.
 
 ``options``, ``transaction`` and so on are as in ``operations``. ``after`` is a context, or
 nil for what is published from now on. A part of a feed is ``[cursor, [change, …]]``:
@@ -49,10 +54,10 @@ from crdtmem.batch import SpaceName
 from crdtmem.causality import Context
 from crdtmem.changes import Part
 from crdtmem.control_frames import ANSWER_BYTES, encode_body, wide
-from crdtmem.crdt import DATATYPES_BY_CODE
+from crdtmem.crdt import DATATYPES, DATATYPES_BY_CODE
 from crdtmem.errors import LimitExceeded, MalformedFrame, NotCovered
 from crdtmem.exporting import export_records
-from crdtmem.handles import WriteOptions
+from crdtmem.handles import Conflict, WriteOptions
 from crdtmem.memory import Memory
 from crdtmem.operations import (
     decode_context,
@@ -67,16 +72,18 @@ from crdtmem.operations import (
     require,
 )
 from crdtmem.parts import in_parts
-from crdtmem.read_side import REGISTER
+from crdtmem.read_side import REGISTER, ConflictPosition
 from crdtmem.replica import Committed, Replica
 from crdtmem.transaction import Transaction
 from crdtmem.waiting import observed_dots
 from crdtmem.wall import now_us
 
-__all__ = ["fields", "memory_verbs", "optional_space", "quick_verbs"]
+__all__ = ["conflict_position", "fields", "memory_verbs", "optional_space", "quick_verbs"]
 
 _KEYS_PER_EVENT: Final = 5_000
 _CONFLICTS_PER_EVENT: Final = 100
+_CONFLICTS_PER_PAGE: Final = 1_000
+_FIELDS: Final = (type(None), str, bytes, int)
 _RECORDS_PER_EVENT: Final = 500
 _LONGEST_FEED: Final = 100_000
 _TEXT: Final = {str}
@@ -96,6 +103,13 @@ def fields(body: Any, count: int, verb: str) -> tuple[Any, ...]:
 def optional_space(labels: Any) -> SpaceName | None:
     """Return the name of a space, or ``None`` for all of them."""
     return None if labels is None else decode_space(labels)
+
+
+def conflict_position(body: Any) -> ConflictPosition:
+    """Return where a page of conflicts ended; raises ``MalformedFrame``."""
+    space, datatype, key, field = fields(body, 4, "a position")
+    require(type(key) is str and type(field) in _FIELDS, "a position")
+    return decode_space(space), _datatype(datatype), key, field
 
 
 def _milliseconds(number: Any) -> int:
@@ -320,14 +334,38 @@ class _MemoryVerbs:
         request.run(self._memory.spaces())
 
     def conflicts(self, request: Request, body: Any) -> None:
-        (space,) = fields(body, 1, "conflicts")
-        request.run(self._conflicts(request, optional_space(space)))
+        if type(body) is tuple and len(body) == 1:
+            request.run(self._conflicts(request, optional_space(body[0])))
+            return
+        space, after, limit = fields(body, 3, "conflicts")
+        require(type(limit) is int and 0 < limit <= _CONFLICTS_PER_PAGE, "the limit of a page")
+        position = None if after is None else conflict_position(after)
+        request.run(self._page_of_conflicts(request, optional_space(space), position, limit))
 
     async def _conflicts(self, request: Request, space: SpaceName | None) -> int:
-        found = await self._memory.conflicts(space)
-        for part in in_parts(map(encode_conflict, found), _CONFLICTS_PER_EVENT):
+        """Stream conflicts; others are served between any two parts."""
+        rows = self._memory.engine.replica.conflicts(space, now_us())
+        found = (encode_conflict(Conflict(*row)) for row in rows)
+        count = 0
+        for part in in_parts(found, _CONFLICTS_PER_EVENT):
             await request.emit(part)
-        return len(found)
+            await asyncio.sleep(0)
+            count += len(part)
+        return count
+
+    async def _page_of_conflicts(
+        self, request: Request, space: SpaceName | None, after: ConflictPosition | None, limit: int
+    ) -> ConflictPosition | None:
+        rows = self._memory.engine.replica.conflicts(space, now_us(), after)
+        found = (encode_conflict(Conflict(*row)) for row in rows)
+        # Read on from where the part was closed, by number or by bytes.
+        part = next(in_parts(found, limit), None)
+        if part is None:
+            return None
+        more = next(found, None) is not None
+        await request.emit(part)
+        labels, datatype, key, field, *_ = part[-1]
+        return (tuple(labels), DATATYPES[datatype].code, key, field) if more else None
 
     def context(self, request: Request, body: Any) -> None:
         fields(body, 0, "context")

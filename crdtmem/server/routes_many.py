@@ -15,7 +15,7 @@ from crdtmem.batch import SpaceName
 from crdtmem.causality import Context
 from crdtmem.control_frames import ANSWER_BYTES, encode_body
 from crdtmem.crdt import DATATYPES
-from crdtmem.errors import InvalidToken, LimitExceeded
+from crdtmem.errors import CrdtmemError, InvalidToken, LimitExceeded
 from crdtmem.operations import encode_context
 from crdtmem.policy import DEFAULT_POLICY, SYSTEM_SPACE, Policy, policy_key
 from crdtmem.reading import Reading
@@ -42,6 +42,7 @@ from crdtmem.server.routes_values import (
 )
 from crdtmem.server.routing import Route, space_of
 from crdtmem.transaction import Operation
+from crdtmem.verbs import conflict_position
 
 __all__ = [
     "NDJSON",
@@ -198,28 +199,23 @@ async def _read_many(exchange: Exchange) -> web.StreamResponse:
 
 
 async def _list_conflicts(exchange: Exchange) -> web.StreamResponse:
-    """Return a page of the places that hold concurrent values; all of one key are on one."""
+    """Return a page of the places that hold concurrent values: of so many, or so many bytes."""
     page = exchange.query()
     after = position_of(page.cursor, tuple)
-    context = await exchange.joined()
-    found = await exchange.gather("conflicts", (_space(page.space),))
-    rows = [dict(zip(_CONFLICT_FIELDS, row, strict=True)) for row in found]
     if after is not None:
         try:
-            rows = [row for row in rows if _place(row) > after]
-        except TypeError as error:
+            conflict_position(after)
+        except CrdtmemError as error:
             raise InvalidToken("a cursor of another list", hint="pass it unchanged") from error
-    end = page.limit
-    while 0 < end < len(rows) and _place(rows[end]) == _place(rows[end - 1]):
-        end += 1
-    cursor = cursor_of(_place(rows[end - 1])) if end < len(rows) else None
-    return exchange.reply({"conflicts": rows[:end], "cursor": cursor}, context=context)
+    context = await exchange.joined()
+    rows: list[dict[str, Any]] = []
 
+    async def take(part: list[Any]) -> None:
+        rows.extend(dict(zip(_CONFLICT_FIELDS, row, strict=True)) for row in part)
 
-def _place(conflict: dict[str, Any]) -> tuple[Any, ...]:
-    """Return where a conflict is, but for its field: what conflicts are sorted by."""
-    code = DATATYPES[conflict["datatype"]].code
-    return (tuple(conflict["space"]), code, conflict["key"])
+    last = await exchange.ask("conflicts", (_space(page.space), after, page.limit), take)
+    cursor = None if last is None else cursor_of(last)
+    return exchange.reply({"conflicts": rows, "cursor": cursor}, context=context)
 
 
 async def _read_context(exchange: Exchange) -> web.StreamResponse:
@@ -290,7 +286,8 @@ ROUTES: Final = (
     ),
     Route(
         "GET", "/v1/conflicts", "list_conflicts", "List what holds concurrent values.",
-        _list_conflicts, tag="many", answer=Conflicts, query=ConflictsQuery, headers=READ_HEADERS,
+        _list_conflicts, description="A page may hold fewer than `limit` where they are large.",
+        tag="many", answer=Conflicts, query=ConflictsQuery, headers=READ_HEADERS,
         refusals=READ_REFUSALS,
     ),
     Route(
