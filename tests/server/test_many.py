@@ -87,10 +87,10 @@ def test_a_policy_is_read_and_replaced(tmp_path: Path) -> None:
     async def scene(served: Served) -> None:
         path = "/v1/spaces/team,notes/policy"
         assert (await served.good("GET", path))["is_default"]
-        await served.good("PUT", path, {"resolver": "all", "trust_ordered": True})
+        await served.good("PUT", path, {"resolver": "keep_all", "trust_ordered": True})
         now = await served.good("GET", path)
         assert not now["is_default"]
-        assert now["policy"]["resolver"] == "all"
+        assert now["policy"]["resolver"] == "keep_all"
         assert served.node.memory.engine.replica.policy(("team", "notes")).trust_ordered
         wrong = await served.ask("PUT", path, {"resolver": 7})
         assert wrong.code == "invalid_value"
