@@ -32,7 +32,7 @@ from crdtmem.crdt.document import updates_of
 from crdtmem.crdt.updates import materialise
 from crdtmem.demo.cluster import RegionNode, until
 from crdtmem.entries import unpack_dot
-from crdtmem.errors import CrdtmemError, Unreachable
+from crdtmem.errors import CrdtmemError, NotCovered, Unreachable
 from crdtmem.handles import WriteOptions
 from crdtmem.policy import Policy
 from crdtmem.relay import BACKWARD, FORWARD, LinkShape, Relay
@@ -193,10 +193,13 @@ class Processes:
         return dict(zip(names, found, strict=True))
 
     async def _status(self, node: RegionNode) -> dict[str, Any]:
-        """Return a node's status; one that goes on under a new id has parted with its callers."""
+        """Return a node's status; one that goes on under a new id has parted with its callers.
+
+        What was seen of the former one may be set aside: who looks on takes the node as it is.
+        """
         try:
             return await node.status()
-        except Unreachable:
+        except (NotCovered, Unreachable):
             node.check()
             await self._forget(node)
             node.watcher = await connect(node.url, retry=False)
