@@ -91,7 +91,7 @@ def test_both_sides_of_a_cut_stay_writable_and_agree_after_it(tmp_path: Path) ->
                         True
                     ] * 2
 
-                await eventually_answered(apart, "noticing of the cut", timeout_s=40)
+                await eventually_answered(apart, "noticing of the cut", timeout_s=90)
                 await write(clients[0], "west")
                 await write(clients[3], "east")
                 over_s = time.monotonic() + 10 * WINDOW_S
