@@ -359,7 +359,10 @@ def test_a_frame_in_single_bytes_is_one_frame(real: Site) -> None:
 def test_both_sockets_or_neither(real: Site) -> None:
     async def body(place: Place) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
-            taken.bind(("127.0.0.1", 0))
+            # A port that nobody has for streams: it is asked for there first.
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                taken.bind(free.getsockname())
             address = format_address(*taken.getsockname())
             with pytest.raises(TransportError, match="datagrams"):
                 await place.listener(address)
